@@ -1,0 +1,61 @@
+// One read of x. The maximum is taken over the sign-cleared bits as integers: they order like the
+// magnitudes, Inf and NaN are the largest and so survive, and the loop vectorises without
+// -ffast-math.
+#include <algorithm>
+#include <atomic>
+
+#include "ops/amax/amax.h"
+#include "simd/bits.h"
+#include "simd/parallel.h"
+
+namespace mpkernels::amax {
+namespace {
+
+MPK_INLINE uint32_t magnitude_bits(float x) { return to_bits(x) & kFp32MagnitudeMask; }
+MPK_INLINE uint32_t magnitude_bits(BFloat16 x) { return x.bits & 0x7fffu; }
+MPK_INLINE uint32_t magnitude_bits(Half x) { return x.bits & 0x7fffu; }
+
+MPK_INLINE float from_magnitude(float, uint32_t bits) { return from_bits(bits); }
+MPK_INLINE float from_magnitude(BFloat16, uint32_t bits) {
+  return to_float(BFloat16{(uint16_t)bits});
+}
+MPK_INLINE float from_magnitude(Half, uint32_t bits) { return to_float(Half{(uint16_t)bits}); }
+
+template <typename In>
+MPK_INLINE uint32_t max_magnitude_body(const In* __restrict__ x, int64_t n) {
+  uint32_t result = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t bits = magnitude_bits(x[i]);
+    result = bits > result ? bits : result;
+  }
+  return result;
+}
+MPK_MULTIVERSION((template <typename In>), uint32_t, max_magnitude, (const In* x, int64_t n),
+                 (x, n))
+
+template <typename In>
+float run(const void* x, int64_t numel) {
+  std::atomic<uint32_t> shared{0};
+  parallel_for(0, numel, kElementwiseGrain, [&](int64_t begin, int64_t end) {
+    const uint32_t mine = max_magnitude((const In*)x + begin, end - begin);
+    uint32_t seen = shared.load();
+    while (mine > seen && !shared.compare_exchange_weak(seen, mine)) {
+    }
+  });
+  return from_magnitude(In{}, shared.load());
+}
+
+}  // namespace
+
+float amax_cpu(const void* x, Input dtype, int64_t numel) {
+  switch (dtype) {
+    case Input::kFloat32:
+      return run<float>(x, numel);
+    case Input::kBFloat16:
+      return run<BFloat16>(x, numel);
+    default:
+      return run<Half>(x, numel);
+  }
+}
+
+}  // namespace mpkernels::amax

@@ -1,0 +1,46 @@
+"""Argument checks shared by the contracts. Each raises with the argument's name, its value and what was expected.
+
+They look at metadata only (dtype, shape, device, strides), never at values: that would synchronise a GPU.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def check_dtype(name: str, dtype: torch.dtype, allowed: Sequence[torch.dtype]) -> None:
+    if dtype not in allowed:
+        raise TypeError(f"{name} must be one of {', '.join(map(str, allowed))}, got {dtype}")
+
+
+def check_scalar(name: str, scalar: Tensor, device: torch.device) -> None:
+    """A scalar that lives on the data's device: float32, shape ()."""
+    if not isinstance(scalar, Tensor):
+        raise TypeError(f"{name} must be a float32 tensor of shape () on {device}, got {type(scalar).__name__} {scalar!r}")
+    if scalar.dtype is not torch.float32 or scalar.dim() != 0:
+        raise TypeError(f"{name} must be a float32 tensor of shape (), got {scalar.dtype} of shape {tuple(scalar.shape)}")
+    check_device(name, scalar, device)
+
+
+def check_device(name: str, tensor: Tensor, device: torch.device) -> None:
+    if tensor.device != device:
+        raise ValueError(f"{name} must be on {device} like the other arguments, got {tensor.device}")
+
+
+def check_number(
+    name: str, number: float, *, minimum: float = -math.inf, maximum: float = math.inf, above: float = -math.inf
+) -> None:
+    """A finite Python number with minimum <= number <= maximum and number > above."""
+    if not (minimum <= number <= maximum and number > above and math.isfinite(number)):
+        wanted = "finite"
+        if above != -math.inf:
+            wanted += f" and > {above:g}"
+        if minimum != -math.inf:
+            wanted += f" and >= {minimum:g}"
+        if maximum != math.inf:
+            wanted += f" and <= {maximum:g}"
+        raise ValueError(f"{name} must be {wanted}, got {number}")

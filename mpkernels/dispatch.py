@@ -1,0 +1,172 @@
+"""Which backend runs an op, and why. The only module that chooses.
+
+An op is a folder mpkernels/ops/<op>/. Its __init__.py is the contract and makes one `Op` (two where there is an `out` form).
+A backend of that op is a module in that folder, named after the backend, with two functions that take the op's arguments:
+
+    why_not(*args) -> str | None      None if it can run these arguments, else the reason as a sentence without subject
+    run(*outputs, *args) -> None      fill the outputs (or mutate the arguments); may rely on the contract's checks
+
+A missing file means "not implemented". Nothing else registers anything. A backend asked for by name runs or raises;
+only "no preference" falls back, in the order of `BACKENDS`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+
+BACKENDS = ("cuda", "triton", "cpu", "reference")
+LIBRARY = torch.library.Library("mpkernels", "DEF")
+OPS: dict[str, Op] = {}
+
+
+class BackendUnavailable(RuntimeError):
+    """A backend asked for by name cannot run these arguments, or no backend can. The message holds each backend's reason."""
+
+
+def _no_outputs(*_args: Any) -> tuple[()]:
+    return ()
+
+
+def _same(*args: Any) -> tuple[Any, ...]:
+    return args
+
+
+class Op:
+    """One torch.ops.mpkernels operator and its backends.
+
+    Args:
+        schema: as torch.library takes it, without the `backend` argument, which is added here.
+        check: raises TypeError or ValueError unless the arguments keep the contract. Runs before anything is allocated or
+            written, on real and on fake tensors alike, so it may look at metadata only.
+        outputs: allocates the outputs, uninitialised. It is the fake implementation too, so shapes cannot disagree.
+        arguments: maps the op's arguments to those of its backends, where two ops share one set of backends.
+        defaults: values for `explain` of arguments whose default no schema can spell (ScalarType).
+        package: the op's package, `__name__` of the caller.
+    """
+
+    def __init__(
+        self,
+        schema: str,
+        *,
+        check: Callable[..., None],
+        package: str,
+        outputs: Callable[..., tuple[torch.Tensor, ...]] = _no_outputs,
+        arguments: Callable[..., tuple[Any, ...]] = _same,
+        defaults: dict[str, Any] | None = None,
+    ) -> None:
+        self.name, rest = schema.split("(", 1)
+        signature, result = rest.rsplit(" -> ", 1)
+        separator = ", " if ", *, " in signature else ", *, "
+        full_schema = f"{self.name}({signature.rstrip()[:-1]}{separator}str? backend=None) -> {result}"
+        self.package = package
+        self.check, self.outputs, self.arguments = check, outputs, arguments
+        self.defaults = defaults or {}
+        self._modules: dict[str, ModuleType | str] | None = None
+        LIBRARY.define(full_schema)
+        LIBRARY.impl(self.name, self._run, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"mpkernels::{self.name}", self._fake, lib=LIBRARY)
+        self.torch_op = getattr(torch.ops.mpkernels, self.name).default
+        OPS[self.name] = self
+
+    @property
+    def modules(self) -> dict[str, ModuleType | str]:
+        """Backend -> its module, or the reason it could not be imported."""
+        if self._modules is None:
+            self._modules = {backend: self._import(backend) for backend in BACKENDS}
+        return self._modules
+
+    def _import(self, backend: str) -> ModuleType | str:
+        name = f"{self.package}.{backend}"
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:  # any other exception is a bug in that backend: let it raise
+            return "not implemented" if error.name == name else f"needs {error.name}"
+
+    def explain(self, *args: Any) -> dict[str, str | None]:
+        """Every backend, with None if it would run these arguments, or the reason why not."""
+        self.check(*args)
+        args = self.arguments(*args)
+        return {b: m if isinstance(m, str) else m.why_not(*args) for b, m in self.modules.items()}
+
+    def select(self, args: tuple[Any, ...], backend: str | None = None) -> ModuleType:
+        """The module that runs these (backend) arguments: the one named, or the first that can.
+
+        Raises:
+            BackendUnavailable: with the reason of the named backend, or of every backend.
+        """
+        modules = self.modules
+        if backend is not None:
+            module = modules.get(backend, f"no such backend; there are {', '.join(BACKENDS)}")
+            why = module if isinstance(module, str) else module.why_not(*args)
+            if why is None:
+                return module  # type: ignore[return-value]  # a str always has a reason
+            raise BackendUnavailable(f"mpkernels.{self.name}: backend {backend!r}: {why}")
+        reasons = []
+        for name, module in modules.items():
+            why = module if isinstance(module, str) else module.why_not(*args)
+            if why is None:
+                return module  # type: ignore[return-value]
+            reasons.append(f"{name}: {why}")
+        raise BackendUnavailable(f"mpkernels.{self.name}: {'; '.join(reasons)}")
+
+    def _run(self, *args: Any, backend: str | None = None) -> Any:
+        self.check(*args)
+        outputs = self.outputs(*args)
+        args = self.arguments(*args)
+        self.select(args, backend).run(*outputs, *args)
+        return _unpack(outputs)
+
+    def _fake(self, *args: Any, backend: str | None = None) -> Any:
+        self.check(*args)
+        return _unpack(self.outputs(*args))
+
+    def bind(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """The op's full argument list from a call's positional and keyword arguments."""
+        declared = self.torch_op._schema.arguments[:-1]  # without `backend`
+        if len(args) > len(declared):
+            raise TypeError(f"mpkernels.{self.name} takes {len(declared)} arguments, got {len(args)}")
+        bound = list(args)
+        for argument in declared[len(args) :]:
+            if argument.name in kwargs:
+                bound.append(kwargs.pop(argument.name))
+            elif argument.has_default_value():
+                bound.append(argument.default_value)
+            elif argument.name in self.defaults:
+                bound.append(self.defaults[argument.name])
+            else:
+                raise TypeError(f"mpkernels.{self.name}: missing argument {argument.name!r}")
+        if kwargs:
+            raise TypeError(f"mpkernels.{self.name} has no argument {next(iter(kwargs))!r}")
+        return tuple(bound)
+
+
+def _unpack(outputs: tuple[torch.Tensor, ...]) -> Any:
+    """A torch operator returns None, one tensor or a tuple of them."""
+    if len(outputs) > 1:
+        return outputs
+    return outputs[0] if outputs else None
+
+
+def explain(op: str, *args: Any, **kwargs: Any) -> dict[str, str | None]:
+    """For each backend: None if it would run this call, else the sentence that says why it would not.
+
+    Args:
+        op: the op's name, as in `mpkernels.<op>`.
+        *args, **kwargs: the call's arguments (defaults may be left out).
+
+    Raises:
+        ValueError: there is no such op. TypeError, ValueError: the arguments break the op's contract.
+
+    Example:
+        >>> import torch, mpkernels as mp
+        >>> mp.explain("amax", torch.ones(3))["cuda"]
+        'not implemented'
+    """
+    if op not in OPS:
+        raise ValueError(f"op must be one of {', '.join(sorted(OPS))}, got {op!r}")
+    return OPS[op].explain(*OPS[op].bind(*args, **kwargs))

@@ -1,0 +1,62 @@
+"""Loads the compiled libraries, or says why they are not there.
+
+`_C` holds the CPU kernels, `_cuda` the CUDA kernels. Both are libtorch-stable-ABI libraries without Python symbols; loading
+one registers its operators as torch.ops.mpkernels_cpu / torch.ops.mpkernels_cuda, which only the backend modules call.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from . import config
+
+_HERE = Path(__file__).parent
+CPU_CAPABILITIES = ("default", "avx2", "avx512", "avx512_bf16")
+
+
+def _load(library: str, cure: str) -> str | None:
+    """None once loaded, else the sentence why not."""
+    path = _HERE / f"{library}.abi3.so"
+    if not path.exists():
+        return f"the compiled library {path.name} is missing ({cure})"
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as error:
+        return f"the compiled library {path.name} does not load: {error}"
+    return None
+
+
+def set_cpu_capability(level: str) -> str:
+    """Limit the CPU kernels to an instruction set from now on; returns the one in force before.
+
+    Args:
+        level: "auto" (the best this CPU has), "default", "avx2", "avx512" or "avx512_bf16".
+
+    Raises:
+        ValueError: no such level, or this CPU lacks it.
+        RuntimeError: the compiled library is missing.
+    """
+    if cpu_missing is not None:
+        raise RuntimeError(cpu_missing)
+    best = int(torch.ops.mpkernels_cpu.detected_capability())
+    if level != "auto" and level not in CPU_CAPABILITIES:
+        raise ValueError(f"CPU capability must be auto, {', '.join(CPU_CAPABILITIES)}, got {level!r}")
+    index = best if level == "auto" else CPU_CAPABILITIES.index(level)
+    if index > best:
+        raise ValueError(f"this CPU has {CPU_CAPABILITIES[best]}, not {level!r}")
+    return CPU_CAPABILITIES[torch.ops.mpkernels_cpu.set_capability(index)]
+
+
+def cpu_capability() -> str | None:
+    """The instruction set the CPU kernels use now, or None without the compiled library."""
+    return None if cpu_missing is not None else CPU_CAPABILITIES[torch.ops.mpkernels_cpu.capability()]
+
+
+cpu_missing = _load("_C", "build it with a C++ compiler: pip install -e . --no-build-isolation")
+cuda_missing = (
+    "this torch is a CPU build" if torch.version.cuda is None else _load("_cuda", "it was built without nvcc; see docs/build.md")
+)
+if cpu_missing is None:
+    set_cpu_capability(config.CPU_CAPABILITY.read())

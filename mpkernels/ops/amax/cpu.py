@@ -1,0 +1,18 @@
+"""Compiled CPU kernel: csrc/ops/amax/cpu.cpp."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ... import native
+
+
+def why_not(x: Tensor) -> str | None:
+    if not x.is_cpu:
+        return f"x is on {x.device}, not on the CPU"
+    return native.cpu_missing
+
+
+def run(amax: Tensor, x: Tensor) -> None:
+    torch.ops.mpkernels_cpu.amax(x.contiguous(), amax)
