@@ -45,6 +45,7 @@ class Op:
             written, on real and on fake tensors alike, so it may look at metadata only.
         outputs: allocates the outputs, uninitialised. It is the fake implementation too, so shapes cannot disagree.
         arguments: maps the op's arguments to those of its backends, where two ops share one set of backends.
+        example: device -> arguments of a small valid call, for the doctor and for tests that run over every op.
         defaults: values for `explain` of arguments whose default no schema can spell (ScalarType).
         package: the op's package, `__name__` of the caller.
     """
@@ -54,6 +55,7 @@ class Op:
         schema: str,
         *,
         check: Callable[..., None],
+        example: Callable[[torch.device], tuple[Any, ...]],
         package: str,
         outputs: Callable[..., tuple[torch.Tensor, ...]] = _no_outputs,
         arguments: Callable[..., tuple[Any, ...]] = _same,
@@ -64,7 +66,7 @@ class Op:
         separator = ", " if ", *, " in signature else ", *, "
         full_schema = f"{self.name}({signature.rstrip()[:-1]}{separator}str? backend=None) -> {result}"
         self.package = package
-        self.check, self.outputs, self.arguments = check, outputs, arguments
+        self.check, self.outputs, self.arguments, self.example = check, outputs, arguments, example
         self.defaults = defaults or {}
         self._modules: dict[str, ModuleType | str] | None = None
         LIBRARY.define(full_schema)
