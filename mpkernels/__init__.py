@@ -3,12 +3,18 @@
 from . import formats
 from .dispatch import BackendUnavailable, explain
 from .ops.amax import amax
+from .ops.compute_scale import compute_scale
+from .ops.quantize import quantize
+from .ops.quantize_current import quantize_current
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BackendUnavailable",
     "amax",
+    "compute_scale",
     "explain",
     "formats",
+    "quantize",
+    "quantize_current",
 ]

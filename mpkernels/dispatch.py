@@ -73,6 +73,8 @@ class Op:
         LIBRARY.impl(self.name, self._run, "CompositeExplicitAutograd")
         torch.library.register_fake(f"mpkernels::{self.name}", self._fake, lib=LIBRARY)
         self.torch_op = getattr(torch.ops.mpkernels, self.name).default
+        declared = self.torch_op._schema.arguments[:-1]  # without `backend`
+        self._default_values = tuple(a.default_value if a.has_default_value() else None for a in declared)
         OPS[self.name] = self
 
     @property
@@ -116,7 +118,12 @@ class Op:
             reasons.append(f"{name}: {why}")
         raise BackendUnavailable(f"mpkernels.{self.name}: {'; '.join(reasons)}")
 
+    def _complete(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """All arguments: torch leaves out trailing ones that equal their defaults."""
+        return args + self._default_values[len(args) :]
+
     def _run(self, *args: Any, backend: str | None = None) -> Any:
+        args = self._complete(args)
         self.check(*args)
         outputs = self.outputs(*args)
         args = self.arguments(*args)
@@ -124,6 +131,7 @@ class Op:
         return _unpack(outputs)
 
     def _fake(self, *args: Any, backend: str | None = None) -> Any:
+        args = self._complete(args)
         self.check(*args)
         return _unpack(self.outputs(*args))
 
