@@ -1,20 +1,35 @@
 """FP8, BF16 and FP16 training kernels for PyTorch: see README.md for the ten-line start."""
 
-from . import formats
+from . import formats, testing
+from .convert import convert_to_fp8_training, linear_state_dict
 from .dispatch import BackendUnavailable, explain
+from .linear import Fp8Linear, fp8_linear
 from .ops.amax import amax
 from .ops.compute_scale import compute_scale
 from .ops.quantize import quantize
 from .ops.quantize_current import quantize_current
+from .ops.update_delayed_scales import update_delayed_scales_
+from .recipes import DelayedScaling, Float8CurrentScaling, Format
+from .scaling import DelayedScalingState
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BackendUnavailable",
+    "DelayedScaling",
+    "DelayedScalingState",
+    "Float8CurrentScaling",
+    "Format",
+    "Fp8Linear",
     "amax",
     "compute_scale",
+    "convert_to_fp8_training",
     "explain",
     "formats",
+    "fp8_linear",
+    "linear_state_dict",
     "quantize",
     "quantize_current",
+    "testing",
+    "update_delayed_scales_",
 ]

@@ -88,9 +88,7 @@ def convert_to_fp8_training(
             continue
         reason = _reason_to_leave(module, fqn, shared, module_filter_fn)
         if reason is None:
-            # Changing the class keeps the module's identity: shared modules, hooks, and a model that is itself a Linear.
-            module.__class__ = Fp8Linear
-            module._set_recipe(recipe)  # type: ignore[attr-defined]
+            Fp8Linear.take_over(module, recipe)
             converted.append(fqn or "(the model)")
         else:
             left.append(f"{fqn} ({reason})")

@@ -75,7 +75,7 @@ def here(device: torch.device) -> str:
     """Op x backend on a device: yes, or the backend's reason, asked with the op's own example arguments."""
     rows = [["op", *BACKENDS]]
     for name, op in sorted(OPS.items()):
-        reasons = op.explain(*op.example(device))
+        reasons = op.explain(*op.bind(*op.example(device)))
         rows.append([name, *("yes" if reasons[backend] is None else str(reasons[backend]) for backend in BACKENDS)])
     return table(rows)
 

@@ -105,7 +105,7 @@ class _Fp8LinearFunction(torch.autograd.Function):
             dtype = recipe.fp8_format.backward_dtype
             q_g, g_t, dequant_g = _quantize(g, dtype, recipe, needs_grad_w, ctx.scaling, "grad_output", ctx.calibrated, backend)
             if ctx.scaling is not None:
-                ctx.scaling.step_ended.fill_(1.0)
+                ctx.scaling.end_step()
             if needs_grad_x:
                 grad_x = scaled_mm(
                     q_g, w_t, dequant_g, dequant_w, out_dtype=ctx.x_dtype, use_fast_accum=fast_dgrad, backend=backend
@@ -221,6 +221,15 @@ class Fp8Linear(nn.Linear):
         recipe = check_recipe(recipe)
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
         self._set_recipe(recipe)
+
+    @classmethod
+    def take_over(cls, linear: nn.Linear, recipe: Recipe) -> None:
+        """Turn an nn.Linear into an Fp8Linear in place, by its class: the object stays, with every reference to it, its hooks and
+        its parameters, also where it is shared or is the whole model.
+        """
+        linear.__class__ = cls
+        assert isinstance(linear, cls)
+        linear._set_recipe(recipe)
 
     def _set_recipe(self, recipe: Recipe) -> None:
         self.recipe = recipe

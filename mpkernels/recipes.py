@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .checks import check_number
+from .ops.compute_scale import check_margin
 
 FastAccum = tuple[bool, bool, bool]
 
@@ -54,7 +54,7 @@ def _check_common(fp8_format: Format, margin: int, use_fast_accum: FastAccum) ->
         )
     if not isinstance(margin, int):
         raise TypeError(f"margin must be an int (powers of two of headroom), got {margin!r}")
-    check_number("margin", margin, minimum=-64, maximum=64)
+    check_margin(margin)
     if len(use_fast_accum) != 3 or not all(isinstance(flag, bool) for flag in use_fast_accum):
         raise ValueError(f"use_fast_accum must be three bools (forward, dgrad, wgrad), got {use_fast_accum!r}")
 

@@ -55,12 +55,13 @@ class DelayedScalingState(nn.Module):
             self.register_buffer(f"{tensor}_quant_scale", torch.ones((), dtype=torch.float32, device=device))
             self.register_buffer(f"{tensor}_dequant_scale", torch.ones((), dtype=torch.float32, device=device))
         self.register_buffer("step_ended", torch.zeros((), dtype=torch.float32, device=device))
-        # Whether the scales mean anything yet. A host flag: it changes once, at the first training forward.
-        self.calibrated = False
+        # Host flags, for the first step only. calibrated: the scales mean something. warming: the first step is under way, with
+        # current scaling. backward_ran: it has had a backward, so it ends with the next forward.
+        self.calibrated = self.warming = self.backward_ran = False
 
     def reset_parameters(self) -> None:
         """Forget everything, as a new state would be. Makes buffers valid that `to_empty` left uninitialised."""
-        self.calibrated = False
+        self.calibrated = self.warming = self.backward_ran = False
         with torch.no_grad():
             for name, buffer in self.named_buffers():
                 buffer.fill_(1.0 if name.endswith("scale") else 0.0)
@@ -79,14 +80,32 @@ class DelayedScalingState(nn.Module):
 
         False means: quantise with current scaling (and, in training, record what it found).
         """
-        if not self.training or _in_backward():
+        if not self.training:
+            return self.calibrated or self.warming
+        if _in_backward():
             return self.calibrated
-        if not self.calibrated:
-            self.reset_parameters()
-            self.calibrated = True
+        if not self.calibrated and not self._first_step_is_over():
             return False
         self._update()
         return True
+
+    def _first_step_is_over(self) -> bool:
+        """Advances the first step. A compiled backward cannot tell the host that it ran: there the first forward is the step."""
+        compiling = torch.compiler.is_compiling()
+        if not self.warming:
+            self.reset_parameters()
+            self.warming, self.calibrated = not compiling, compiling
+            return False
+        if not self.backward_ran and not compiling:
+            return False
+        self.warming, self.calibrated = False, True
+        return True
+
+    def end_step(self) -> None:
+        """Called by a layer's backward: the next training forward updates the scales."""
+        self.step_ended.fill_(1.0)
+        if not torch.compiler.is_compiling():
+            self.backward_ran = True
 
     def _update(self) -> None:
         recipe = self.recipe

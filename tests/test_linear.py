@@ -141,9 +141,8 @@ def test_only_fp8_and_scalars_are_saved_for_backward():
     x, weight, bias = (randn(16, 48, requires_grad=True), randn(32, 48, seed=1, requires_grad=True), randn(32, requires_grad=True))
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         mp.fp8_linear(x, weight, bias)
-    assert sorted((t.dtype, t.numel()) for t in saved if t.numel() > 1) == sorted(
-        [(torch.float8_e4m3fn, 16 * 48), (torch.float8_e4m3fn, 32 * 48)], key=str
-    )
+    assert [t.dtype for t in saved if t.numel() > 1] == [torch.float8_e4m3fn] * 2
+    assert sorted(t.numel() for t in saved) == [1, 1, 16 * 48, 32 * 48]
 
 
 @each_recipe
@@ -168,13 +167,10 @@ def test_activation_checkpointing_gives_the_same_gradients_and_state(recipe, ree
         replayed.zero_grad()
         plain(x).square().mean().backward()
         checkpoint(replayed, x, use_reentrant=reentrant).square().mean().backward()
-        if step == 0 and reentrant and recipe is RECIPES["delayed"]:
-            continue  # the replay is the first forward that counts: its gradients use the initial scales, once
         for (name, a), b in zip(plain.named_parameters(), replayed.parameters(), strict=True):
             assert_matches(b.grad, a.grad), name
-    if recipe is RECIPES["delayed"] and not reentrant:
-        for (name, a), b in zip(plain.named_buffers(), replayed.buffers(), strict=True):
-            assert_matches(b, a), name
+    for (name, a), b in zip(plain.named_buffers(), replayed.buffers(), strict=True):
+        assert_matches(b, a), name
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -301,13 +297,13 @@ def test_backend_by_name():
 
 
 @each_recipe
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_compiles_to_one_graph_with_the_same_results(recipe, backend):
+@pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiles_to_one_graph_with_the_same_results(recipe, compiler):
     torch._dynamo.reset()
     torch.manual_seed(0)
     eager = nn.Sequential(mp.Fp8Linear(32, 64, recipe=recipe), nn.ReLU(), mp.Fp8Linear(64, 32, recipe=recipe))
     twin = copy.deepcopy(eager)
-    compiled = torch.compile(twin, fullgraph=True, backend=backend)
+    compiled = torch.compile(twin, fullgraph=True, backend=compiler)
     for step in range(4):
         x, y = randn(8, 32, seed=step, requires_grad=True), randn(8, 32, seed=step, requires_grad=True)
         a, b = eager(x), compiled(y)

@@ -38,11 +38,16 @@ def _outputs(amax: Tensor, dtype: torch.dtype, margin: int, power_of_two: bool, 
     return torch.empty_like(amax), torch.empty_like(amax)
 
 
+def _example(device: torch.device) -> tuple[Tensor, torch.dtype]:
+    return torch.full((), 3.5, device=device), torch.float8_e4m3fn
+
+
 op = Op(
     "compute_scale(Tensor amax, ScalarType dtype, int margin=0, bool power_of_two=False, Tensor? previous=None)"
     " -> (Tensor quant_scale, Tensor dequant_scale)",
     check=_check,
     outputs=_outputs,
+    example=_example,
     package=__name__,
 )
 

@@ -42,10 +42,16 @@ def _outputs(x: Tensor, quant_scale: Tensor, dtype: torch.dtype, transpose: bool
     return *new_codes(x, dtype, transpose), x.new_empty((), dtype=torch.float32)
 
 
+def _example(device: torch.device) -> tuple[Tensor, Tensor, torch.dtype, bool]:
+    x = torch.linspace(-2, 2, 40, device=device).view(5, 8)
+    return x, torch.full((), 224.0, device=device), torch.float8_e4m3fn, True
+
+
 op = Op(
     "quantize(Tensor x, Tensor quant_scale, ScalarType dtype, bool transpose=False) -> (Tensor q, Tensor q_t, Tensor amax)",
     check=_check,
     outputs=_outputs,
+    example=_example,
     defaults={"dtype": torch.float8_e4m3fn},
     package=__name__,
 )

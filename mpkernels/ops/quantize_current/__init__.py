@@ -31,11 +31,16 @@ def _outputs(x: Tensor, dtype: torch.dtype, margin: int, power_of_two: bool, tra
     return *new_codes(x, dtype, transpose), *(x.new_empty((), dtype=torch.float32) for _ in range(3))
 
 
+def _example(device: torch.device) -> tuple[Tensor, torch.dtype, int, bool, bool]:
+    return torch.linspace(-2, 2, 40, device=device).view(5, 8), torch.float8_e4m3fn, 0, False, True
+
+
 op = Op(
     "quantize_current(Tensor x, ScalarType dtype, int margin=0, bool power_of_two=False, bool transpose=False)"
     " -> (Tensor q, Tensor q_t, Tensor amax, Tensor quant_scale, Tensor dequant_scale)",
     check=_check,
     outputs=_outputs,
+    example=_example,
     defaults={"dtype": torch.float8_e4m3fn},
     package=__name__,
 )

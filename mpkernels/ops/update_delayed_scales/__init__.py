@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...checks import check_device, check_number, check_scalar
+from ...checks import check_device, check_scalar
 from ...dispatch import Op
-from ...formats import E4M3
+from ...formats import E4M3, E5M2
+from ..compute_scale import check_margin
 
 
 def _check(
@@ -41,8 +42,9 @@ def _check(
         check_device(f"amax_histories[{i}]", history, device)
         check_scalar(f"quant_scales[{i}]", quant_scales[i], device)
         check_scalar(f"dequant_scales[{i}]", dequant_scales[i], device)
-        check_number(f"fp8_maxima[{i}]", fp8_maxima[i], above=0)
-    check_number("margin", margin, minimum=-64, maximum=64)
+        if fp8_maxima[i] not in (E4M3.max, E5M2.max):
+            raise ValueError(f"fp8_maxima[{i}] must be {E4M3.max:g} (E4M3) or {E5M2.max:g} (E5M2), got {fp8_maxima[i]}")
+    check_margin(margin)
 
 
 def _example(device: torch.device) -> tuple[list[Tensor], list[Tensor], list[Tensor], Tensor, list[float]]:
@@ -87,7 +89,7 @@ def update_delayed_scales_(
         amax_histories: float32 (length,) each, newest first; slot 0 collects the running step.
         quant_scales, dequant_scales: () float32 each.
         step_ended: () float32; set by whoever knows that the step is over (a backward). Read on the device: no host sync.
-        fp8_maxima: largest finite value of each tensor's format.
+        fp8_maxima: largest finite value of each tensor's format: 448 (E4M3) or 57344 (E5M2).
         margin, power_of_two: as for compute_scale.
         most_recent: use the newest amax instead of the largest.
         backend: None picks the first able backend; a name runs that one or raises.
