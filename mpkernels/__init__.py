@@ -3,6 +3,7 @@
 from . import formats
 from .dispatch import BackendUnavailable, explain
 from .ops.amax import amax
+from .ops.scaled_mm import scaled_mm
 
 __version__ = "0.1.0"
 
@@ -11,4 +12,5 @@ __all__ = [
     "amax",
     "explain",
     "formats",
+    "scaled_mm",
 ]
