@@ -8,6 +8,7 @@ from .ops.amax import amax
 from .ops.compute_scale import compute_scale
 from .ops.quantize import quantize
 from .ops.quantize_current import quantize_current
+from .ops.scaled_mm import scaled_mm
 from .ops.update_delayed_scales import update_delayed_scales_
 from .recipes import DelayedScaling, Float8CurrentScaling, Format
 from .scaling import DelayedScalingState
@@ -30,6 +31,7 @@ __all__ = [
     "linear_state_dict",
     "quantize",
     "quantize_current",
+    "scaled_mm",
     "testing",
     "update_delayed_scales_",
 ]

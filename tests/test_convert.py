@@ -125,7 +125,9 @@ def test_delayed_recipe_gives_each_layer_its_own_state():
     assert len(states) == 4
     assert "blocks.0.up.scaling.input_amax_history" in dict(model.named_buffers())
     Model().load_state_dict(mp.linear_state_dict(model), strict=True)
-    mp.convert_to_fp8_training(Model(), recipe=mp.DelayedScaling(amax_history_len=2)).load_state_dict(Model().state_dict(), strict=True)
+    mp.convert_to_fp8_training(Model(), recipe=mp.DelayedScaling(amax_history_len=2)).load_state_dict(
+        Model().state_dict(), strict=True
+    )
 
 
 def test_training_mode_is_kept():

@@ -81,7 +81,11 @@ def test_a_wrong_gradient_would_be_seen():
 
 
 @given(
-    rows=st.integers(0, 70), k=st.integers(1, 70), n=st.integers(1, 70), dtype=st.sampled_from(HIGH_PRECISION_DTYPES), bias=st.booleans()
+    rows=st.integers(0, 70),
+    k=st.integers(1, 70),
+    n=st.integers(1, 70),
+    dtype=st.sampled_from(HIGH_PRECISION_DTYPES),
+    bias=st.booleans(),
 )
 def test_any_shape_is_close_to_linear(rows, k, n, dtype, bias):
     x, weight = randn(rows, k, dtype=dtype, requires_grad=True), randn(n, k, dtype=dtype, seed=1, requires_grad=True)
@@ -95,7 +99,9 @@ def test_any_shape_is_close_to_linear(rows, k, n, dtype, bias):
         exact = F.linear(x.detach().double(), weight.detach().double(), None if b is None else b.detach().double())
         # Each operand is off by at most half an E4M3 epsilon (1/16) relative, so a product by 1/8 + 1/256; plus the underflow of
         # values under 2^-9 / 448 of the largest, and the output's own rounding.
-        magnitude = x.detach().double().abs() @ weight.detach().double().abs().t() + (0 if b is None else b.detach().double().abs())
+        magnitude = x.detach().double().abs() @ weight.detach().double().abs().t() + (
+            0 if b is None else b.detach().double().abs()
+        )
         underflow = k * 2.0**-9 / 448 * x.detach().abs().max().double() * weight.detach().abs().max().double() * 4
         assert ((out.double() - exact).abs() <= magnitude * (1 / 8 + 1 / 256 + 2.0**-7) + underflow).all()
 
@@ -138,7 +144,11 @@ def test_input_without_gradient_saves_nothing_of_the_weight():
 
 def test_only_fp8_and_scalars_are_saved_for_backward():
     saved = []
-    x, weight, bias = (randn(16, 48, requires_grad=True), randn(32, 48, seed=1, requires_grad=True), randn(32, requires_grad=True))
+    x, weight, bias = (
+        randn(16, 48, requires_grad=True),
+        randn(32, 48, seed=1, requires_grad=True),
+        randn(32, requires_grad=True),
+    )
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         mp.fp8_linear(x, weight, bias)
     assert [t.dtype for t in saved if t.numel() > 1] == [torch.float8_e4m3fn] * 2

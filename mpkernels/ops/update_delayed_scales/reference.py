@@ -28,7 +28,9 @@ def run(
     most_recent: bool,
 ) -> None:
     ended = step_ended != 0
-    for history, quant_scale, dequant_scale, fp8_max in zip(amax_histories, quant_scales, dequant_scales, fp8_maxima, strict=True):
+    for history, quant_scale, dequant_scale, fp8_max in zip(
+        amax_histories, quant_scales, dequant_scales, fp8_maxima, strict=True
+    ):
         newest = torch.where(history[0].isfinite(), history[0], 0.0)
         kept = torch.cat((newest[None], history[1:]))
         amax = newest if most_recent else kept.max()
