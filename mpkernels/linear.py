@@ -111,6 +111,7 @@ class _Fp8LinearFunction(torch.autograd.Function):
                     q_g, w_t, dequant_g, dequant_w, out_dtype=ctx.x_dtype, use_fast_accum=fast_dgrad, backend=backend
                 ).view(ctx.x_shape)
             if needs_grad_w:
+                assert g_t is not None  # asked for
                 grad_w = scaled_mm(
                     g_t, x_t, dequant_g, dequant_x, out_dtype=ctx.weight_dtype, use_fast_accum=fast_wgrad, backend=backend
                 )

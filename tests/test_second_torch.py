@@ -1,4 +1,4 @@
-"""One binary for several torch versions: the built libraries load and train under another torch than the one they were built with."""
+"""One binary for several torch versions: the built libraries load and train under another torch than they were built with."""
 
 from __future__ import annotations
 
