@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
 import mpkernels as mp
+from mpkernels import native
 from mpkernels.formats import FP8_DTYPES, HIGH_PRECISION_DTYPES, format_of
 from mpkernels.testing import all_codes, assert_matches, bits_of, special_values, strided_views
 
@@ -75,6 +76,22 @@ def test_fp32_around_every_upper_half(backend, device, fp8, quant_scale):
     upper = np.arange(2**16, dtype=np.uint32)[:, None] << 16
     lower = np.array([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF], dtype=np.uint32)
     assert_quantizes(torch.from_numpy((upper | lower).view(np.float32)), quant_scale, fp8, backend, device)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sixteenth", range(16))
+@fp8_dtypes
+def test_every_fp32_value(fp8, sixteenth):
+    """All 2^32 bit patterns against ml_dtypes, on the best instruction set; in sixteenths to bound the memory."""
+    if native.cpu_missing is not None:
+        pytest.skip(f"cpu: {native.cpu_missing}")
+    chunk = 2**24
+    for start in range(sixteenth << 28, (sixteenth + 1) << 28, chunk):
+        x = (np.arange(chunk, dtype=np.uint32) + np.uint32(start)).view(np.float32)
+        q, _, amax = mp.quantize(torch.from_numpy(x), torch.tensor(1.0), fp8, backend="cpu")
+        wrong = np.flatnonzero(q.view(torch.uint8).numpy() != oracle(x, 1.0, fp8))
+        assert not wrong.size, f"{wrong.size} codes differ, the first for bits {start + wrong[0]:#010x}"
+        np.testing.assert_array_equal(amax.numpy(), np.abs(x[[0, -1]]).max())  # the largest pattern of a chunk is its last
 
 
 @dtypes
@@ -179,6 +196,23 @@ def test_any_values(values, quant_scale):
     assert_quantizes(torch.tensor(values, dtype=torch.float32), quant_scale, torch.float8_e4m3fn, None)
 
 
+@pytest.mark.parametrize("level", native.CPU_CAPABILITIES)
+def test_every_instruction_set_gives_the_same_bytes(level, request):
+    if native.cpu_missing is not None:
+        pytest.skip(f"cpu: {native.cpu_missing}")
+    request.addfinalizer(lambda: native.set_cpu_capability("auto"))
+    bits = np.random.default_rng(0).integers(0, 2**32, (1031, 517), dtype=np.uint32)
+    x, quant_scale = torch.from_numpy(bits.view(np.float32)), torch.tensor(0.7)
+    best = mp.quantize(x, quant_scale, transpose=True, backend="cpu")
+    try:
+        native.set_cpu_capability(level)
+    except ValueError as why:
+        pytest.skip(f"cpu: {why}")
+    got = mp.quantize(x, quant_scale, transpose=True, backend="cpu")
+    for name in ("q", "q_t"):
+        assert torch.equal(getattr(got, name).view(torch.uint8), getattr(best, name).view(torch.uint8)), name
+
+
 def refused(error: type[Exception], sentence: str, *args: object, **kwargs: object) -> None:
     with pytest.raises(error, match=sentence):
         mp.quantize(*args, **kwargs)
@@ -199,6 +233,12 @@ def test_refusals():
         quant_scale,
         transpose=True,
     )
+
+
+def test_backends_say_why_not():
+    x = torch.ones(3, device="meta")
+    with pytest.raises(mp.BackendUnavailable, match="backend 'cpu': x is on meta, not on the CPU"):
+        mp.ops.quantize.op.select((x, torch.ones((), device="meta"), torch.float8_e4m3fn, False), "cpu")
 
 
 @pytest.mark.parametrize("transpose", [False, True])
