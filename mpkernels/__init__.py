@@ -3,6 +3,9 @@
 from . import formats
 from .dispatch import BackendUnavailable, explain
 from .ops.amax import amax
+from .ops.grad_norm_and_check import grad_norm_and_check
+from .ops.unscale_and_check import unscale_and_check_
+from .ops.update_loss_scale import update_loss_scale_
 
 __version__ = "0.1.0"
 
@@ -11,4 +14,7 @@ __all__ = [
     "amax",
     "explain",
     "formats",
+    "grad_norm_and_check",
+    "unscale_and_check_",
+    "update_loss_scale_",
 ]
