@@ -12,6 +12,9 @@ from .ops.scaled_mm import scaled_mm
 from .ops.update_delayed_scales import update_delayed_scales_
 from .recipes import DelayedScaling, Float8CurrentScaling, Format
 from .scaling import DelayedScalingState
+from .ops.grad_norm_and_check import grad_norm_and_check
+from .ops.unscale_and_check import unscale_and_check_
+from .ops.update_loss_scale import update_loss_scale_
 
 __version__ = "0.1.0"
 
@@ -34,4 +37,7 @@ __all__ = [
     "scaled_mm",
     "testing",
     "update_delayed_scales_",
+    "grad_norm_and_check",
+    "unscale_and_check_",
+    "update_loss_scale_",
 ]

@@ -133,7 +133,8 @@ class Op:
             backend_args = self.arguments(outputs, *args)
             self.select(backend_args, backend).run(*backend_args)
         for i in self._written:  # backends write through raw pointers; autograd must still see what it saved being changed
-            torch.autograd.graph.increment_version(args[i])
+            if args[i] is not None:
+                torch.autograd.graph.increment_version(args[i])
         return _unpack(outputs)
 
     def _fake(self, *args: Any, backend: str | None = None) -> Any:
