@@ -2,13 +2,17 @@
 
 from . import formats
 from .dispatch import BackendUnavailable, explain
+from .ops.adamw_update import adamw_update_
 from .ops.amax import amax
+from .ops.sgd_update import sgd_update_
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BackendUnavailable",
+    "adamw_update_",
     "amax",
     "explain",
     "formats",
+    "sgd_update_",
 ]

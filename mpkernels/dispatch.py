@@ -71,6 +71,8 @@ class Op:
         LIBRARY.impl(self.name, self._run, "CompositeExplicitAutograd")
         torch.library.register_fake(f"mpkernels::{self.name}", self._fake, lib=LIBRARY)
         self.torch_op = getattr(torch.ops.mpkernels, self.name).default
+        declared = self.torch_op._schema.arguments
+        self._written = [i for i, a in enumerate(declared) if a.alias_info is not None and a.alias_info.is_write]
         OPS[self.name] = self
 
     @property
@@ -117,8 +119,11 @@ class Op:
     def _run(self, *args: Any, backend: str | None = None) -> Any:
         self.check(*args)
         outputs = self.outputs(*args)
-        args = self.arguments(*args)
-        self.select(args, backend).run(*outputs, *args)
+        backend_args = self.arguments(*args)
+        self.select(backend_args, backend).run(*outputs, *backend_args)
+        for i in self._written:  # backends write through raw pointers, and autograd must still see what it saved being changed
+            if i < len(args) and args[i] is not None:
+                torch.autograd.graph.increment_version(args[i])
         return _unpack(outputs)
 
     def _fake(self, *args: Any, backend: str | None = None) -> Any:

@@ -1,0 +1,28 @@
+"""Compiled CPU kernel: csrc/ops/adamw_update/cpu.cpp."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ... import native
+from ...master_weights import in_layout_of
+
+
+def why_not(masters: list[Tensor], *_rest: object) -> str | None:
+    if masters and not masters[0].is_cpu:
+        return f"masters are on {masters[0].device}, not on the CPU"
+    return native.cpu_missing
+
+
+def run(
+    masters: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    steps: list[Tensor],
+    params: list[Tensor],
+    grads: list[Tensor],
+    *rest: object,
+) -> None:
+    grads = in_layout_of(masters, grads)
+    torch.ops.mpkernels_cpu.adamw_update_(masters, exp_avgs, exp_avg_sqs, steps, params, grads, *rest)
