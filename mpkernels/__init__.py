@@ -4,7 +4,10 @@ from . import formats
 from .dispatch import BackendUnavailable, explain
 from .ops.adamw_update import adamw_update_
 from .ops.amax import amax
+from .ops.grad_norm_and_check import grad_norm_and_check
 from .ops.sgd_update import sgd_update_
+from .ops.unscale_and_check import unscale_and_check_
+from .ops.update_loss_scale import update_loss_scale_
 
 __version__ = "0.1.0"
 
@@ -14,5 +17,8 @@ __all__ = [
     "amax",
     "explain",
     "formats",
+    "grad_norm_and_check",
     "sgd_update_",
+    "unscale_and_check_",
+    "update_loss_scale_",
 ]

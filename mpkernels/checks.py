@@ -31,6 +31,24 @@ def check_device(name: str, tensor: Tensor, device: torch.device) -> None:
         raise ValueError(f"{name} must be on {device} like the other arguments, got {tensor.device}")
 
 
+def check_list(name: str, tensors: Sequence[Tensor], allowed: Sequence[torch.dtype], device: torch.device) -> None:
+    """A list of strided tensors on one device, each of an allowed dtype (they may differ)."""
+    for index, tensor in enumerate(tensors):
+        if tensor.dtype in allowed and tensor.device == device and tensor.layout is torch.strided:
+            continue
+        check_dtype(f"{name}[{index}]", tensor.dtype, allowed)
+        check_device(f"{name}[{index}]", tensor, device)
+        raise TypeError(f"{name}[{index}] must be a strided tensor, got layout {tensor.layout}")
+
+
+def check_writable(name: str, tensors: Sequence[Tensor]) -> None:
+    """No tensor is expanded: elements that share memory would be written more than once."""
+    for index, tensor in enumerate(tensors):
+        if not tensor.is_contiguous() and any(st == 0 and n > 1 for n, st in zip(tensor.shape, tensor.stride(), strict=True)):
+            shape, strides = tuple(tensor.shape), tensor.stride()
+            raise ValueError(f"{name}[{index}] must not be expanded to be written in place, got shape {shape}, strides {strides}")
+
+
 def check_number(
     name: str, number: float, *, minimum: float = -math.inf, maximum: float = math.inf, above: float = -math.inf
 ) -> None:
