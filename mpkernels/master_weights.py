@@ -11,11 +11,12 @@ from torch import Tensor
 
 from .checks import check_dtype, check_scalar
 from .formats import HIGH_PRECISION_DTYPES
+from .layout import in_memory_order
 
 COPY_DTYPES = (torch.bfloat16, torch.float16)  # of the low-precision parameters
 CLIP_EPSILON = 1e-6  # torch.nn.utils.clip_grad_norm_ adds it to the norm
 
-_dtype, _device, _shape = attrgetter("dtype"), attrgetter("device"), attrgetter("shape")
+_dtype, _device, _shape, _layout = attrgetter("dtype"), attrgetter("device"), attrgetter("shape"), attrgetter("layout")
 
 
 def check_update(
@@ -51,6 +52,9 @@ def check_update(
         _check_dtypes(name, tensors, (torch.float32,))
     _check_dtypes("params", params, COPY_DTYPES)
     _check_dtypes("grads", grads, HIGH_PRECISION_DTYPES)
+    if set(map(_layout, grads)) != {torch.strided}:
+        i = next(i for i, grad in enumerate(grads) if grad.layout is not torch.strided)
+        raise TypeError(f"grads[{i}] must be a strided tensor, got layout {grads[i].layout}")
     shapes = list(map(_shape, masters))
     for name, tensors in like_masters:
         _check_shapes(name, tensors, shapes, "the shape of its master")
@@ -66,7 +70,7 @@ def check_update(
 def _check_dtypes(name: str, tensors: list[Tensor], allowed: tuple[torch.dtype, ...]) -> None:
     """All of one dtype, and that an allowed one."""
     found = set(map(_dtype, tensors))
-    if len(found) == 1 and found.issubset(allowed):
+    if not found or len(found) == 1 and found.issubset(allowed):
         return
     for i, tensor in enumerate(tensors):
         check_dtype(f"{name}[{i}]", tensor.dtype, allowed)
@@ -94,31 +98,32 @@ def _check_layouts(masters: list[Tensor], lists: Sequence[tuple[str, list[Tensor
     if all(map(torch.Tensor.is_contiguous, chain(masters, *(tensors for _, tensors in lists)))):
         return
     for i, master in enumerate(masters):
-        if not _is_dense(master):
-            raise ValueError(f"masters[{i}] must be dense without overlap, got shape {tuple(master.shape)}, {master.stride()=}")
+        if in_memory_order(master) is None:
+            shape, strides = tuple(master.shape), master.stride()
+            raise ValueError(f"masters[{i}] must be dense without overlap, got shape {shape}, strides {strides}")
         for name, tensors in lists:
             if tensors[i].stride() != master.stride():
                 raise ValueError(f"{name}[{i}] must have the strides of its master, {master.stride()}, got {tensors[i].stride()}")
 
 
-def _is_dense(tensor: Tensor) -> bool:
-    """Some order of the dimensions makes it contiguous."""
-    expected = 1
-    for stride, size in sorted((st, si) for st, si in zip(tensor.stride(), tensor.shape, strict=True) if si != 1):
-        if stride != expected:
-            return tensor.numel() == 0
-        expected *= size
-    return True
+def contiguous_lists(grads: list[Tensor], *written: list[Tensor]) -> list[list[Tensor]]:
+    """The written lists (masters first) and the gradients as contiguous tensors, so that one index runs over all of them.
 
-
-def in_layout_of(masters: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
-    """The gradients, those with other strides than their master copied, so that one index runs over both."""
-    if all(map(torch.Tensor.is_contiguous, chain(masters, grads))):
-        return grads
-    return [
+    What is written is viewed in the order of its memory. A gradient with other strides than its master is copied.
+    """
+    if all(map(torch.Tensor.is_contiguous, chain(grads, *written))):
+        return [*written, grads]
+    aligned = [
         grad if grad.stride() == master.stride() else torch.empty_like(master, dtype=grad.dtype).copy_(grad)
-        for master, grad in zip(masters, grads, strict=True)
+        for master, grad in zip(written[0], grads, strict=True)
     ]
+    return [[_in_memory_order(tensor) for tensor in tensors] for tensors in (*written, aligned)]
+
+
+def _in_memory_order(dense: Tensor) -> Tensor:
+    view = in_memory_order(dense)
+    assert view is not None  # by check_update
+    return view
 
 
 def clip_factor(grad_norm: Tensor | None, max_grad_norm: float) -> Tensor | float:

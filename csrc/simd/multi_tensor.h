@@ -18,6 +18,16 @@ namespace mpkernels {
 // What the elements of a tensor in a list are; a list may mix them.
 enum class FloatType { kFloat32, kBFloat16, kFloat16 };
 
+// The bytes of a dense tensor. Void is void or const void.
+template <typename Void>
+struct TensorData {
+  Void* data;
+  int64_t numel;
+  FloatType type;
+};
+template <typename Void>
+using TensorDataList = std::vector<TensorData<Void>>;
+
 // 64 KiB of fp32: small against a thread's share of any list worth threads, so that shares are
 // even; large against the call of a kernel.
 constexpr int64_t kChunkElements = 16384;
@@ -39,6 +49,9 @@ class ChunkedList {
     }
   }
 
+  template <typename Void>
+  explicit ChunkedList(const TensorDataList<Void>& tensors) : ChunkedList(numels_of(tensors)) {}
+
   int64_t numel() const { return first_element_.back(); }
   int64_t num_chunks() const { return first_chunk_.back(); }
 
@@ -49,6 +62,14 @@ class ChunkedList {
   }
 
  private:
+  template <typename Void>
+  static std::vector<int64_t> numels_of(const TensorDataList<Void>& tensors) {
+    std::vector<int64_t> numels;
+    numels.reserve(tensors.size());
+    for (const auto& tensor : tensors) numels.push_back(tensor.numel);
+    return numels;
+  }
+
   // The chunks that begin in [begin, end), counted in elements of the whole list.
   void run_range(int64_t begin, int64_t end, const std::function<void(const Chunk&)>& body) const {
     const auto after = std::upper_bound(first_element_.begin(), first_element_.end(), begin);

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ... import native
-from ...master_weights import in_layout_of
+from ...master_weights import contiguous_lists
 
 
 def why_not(masters: list[Tensor], *_rest: object) -> str | None:
@@ -15,6 +15,7 @@ def why_not(masters: list[Tensor], *_rest: object) -> str | None:
     return native.cpu_missing
 
 
+@torch.no_grad()
 def run(
     masters: list[Tensor],
     exp_avgs: list[Tensor],
@@ -24,5 +25,5 @@ def run(
     grads: list[Tensor],
     *rest: object,
 ) -> None:
-    grads = in_layout_of(masters, grads)
+    masters, exp_avgs, exp_avg_sqs, params, grads = contiguous_lists(grads, masters, exp_avgs, exp_avg_sqs, params)
     torch.ops.mpkernels_cpu.adamw_update_(masters, exp_avgs, exp_avg_sqs, steps, params, grads, *rest)

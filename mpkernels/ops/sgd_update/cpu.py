@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ... import native
-from ...master_weights import in_layout_of
+from ...master_weights import contiguous_lists
 
 
 def why_not(masters: list[Tensor], *_rest: object) -> str | None:
@@ -15,6 +15,7 @@ def why_not(masters: list[Tensor], *_rest: object) -> str | None:
     return native.cpu_missing
 
 
+@torch.no_grad()
 def run(
     masters: list[Tensor],
     momentum_buffers: list[Tensor],
@@ -23,5 +24,5 @@ def run(
     grads: list[Tensor],
     *rest: object,
 ) -> None:
-    grads = in_layout_of(masters, grads)
+    masters, momentum_buffers, params, grads = contiguous_lists(grads, masters, momentum_buffers, params)
     torch.ops.mpkernels_cpu.sgd_update_(masters, momentum_buffers, steps, params, grads, *rest)

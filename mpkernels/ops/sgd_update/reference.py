@@ -12,6 +12,7 @@ def why_not(masters: list[Tensor], *_rest: object) -> str | None:
     return None
 
 
+@torch.no_grad()
 def run(
     masters: list[Tensor],
     momentum_buffers: list[Tensor],

@@ -1,0 +1,22 @@
+"""Strides: how a kernel that wants dense memory can take a tensor that is dense in another order."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def in_memory_order(x: Tensor) -> Tensor | None:
+    """x with its dimensions permuted so that it is contiguous, sharing memory; None if its elements are not dense.
+
+    For a transposed or channels-last tensor an elementwise pass over this is one over x, without a copy.
+
+    >>> import torch
+    >>> in_memory_order(torch.zeros(2, 3).t()).shape
+    torch.Size([2, 3])
+    >>> in_memory_order(torch.zeros(2, 3)[:, ::2]) is None
+    True
+    """
+    if x.is_contiguous():
+        return x
+    permuted = x.permute(sorted(range(x.dim()), key=x.stride, reverse=True))
+    return permuted if permuted.is_contiguous() else None
