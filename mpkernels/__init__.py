@@ -4,6 +4,7 @@ from . import formats, testing
 from .convert import convert_to_fp8_training, linear_state_dict
 from .dispatch import BackendUnavailable, explain
 from .linear import Fp8Linear, fp8_linear
+from .ops.adamw_update import adamw_update_
 from .ops.amax import amax
 from .ops.compute_scale import compute_scale
 from .ops.quantize import quantize
@@ -13,6 +14,7 @@ from .ops.update_delayed_scales import update_delayed_scales_
 from .recipes import DelayedScaling, Float8CurrentScaling, Format
 from .scaling import DelayedScalingState
 from .ops.grad_norm_and_check import grad_norm_and_check
+from .ops.sgd_update import sgd_update_
 from .ops.unscale_and_check import unscale_and_check_
 from .ops.update_loss_scale import update_loss_scale_
 
@@ -25,6 +27,7 @@ __all__ = [
     "Float8CurrentScaling",
     "Format",
     "Fp8Linear",
+    "adamw_update_",
     "amax",
     "compute_scale",
     "convert_to_fp8_training",
@@ -38,6 +41,7 @@ __all__ = [
     "testing",
     "update_delayed_scales_",
     "grad_norm_and_check",
+    "sgd_update_",
     "unscale_and_check_",
     "update_loss_scale_",
 ]
