@@ -46,6 +46,8 @@ def _byte_span(tensor: Tensor) -> tuple[int, int]:
     elements = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     end = begin + (elements if tensor.numel() else 0)
     return begin * tensor.element_size(), end * tensor.element_size()
+
+
 def check_list(name: str, tensors: Sequence[Tensor], allowed: Sequence[torch.dtype], device: torch.device) -> None:
     """A list of strided tensors on one device, each of an allowed dtype (they may differ)."""
     for index, tensor in enumerate(tensors):

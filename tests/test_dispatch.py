@@ -8,6 +8,7 @@ import torch
 import mpkernels as mp
 from mpkernels import native
 from mpkernels.dispatch import BACKENDS, OPS
+from mpkernels.formats import FP8_DTYPES
 
 each_op = pytest.mark.parametrize("name", sorted(OPS))
 CPU = torch.device("cpu")
@@ -42,7 +43,11 @@ def test_cpu_backend_agrees_with_the_reference_on_the_example(name):
 @each_op
 def test_opcheck(name):
     op = OPS[name]
-    torch.library.opcheck(op.torch_op, op.bind(*op.example(CPU)))
+    args = op.bind(*op.example(CPU))
+    checks = ["test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic", "test_schema"]
+    if any(t.dtype in FP8_DTYPES for t in flat(list(args))):
+        checks.remove("test_schema")  # it does arithmetic on the inputs, which torch does not have for FP8 on the CPU
+    torch.library.opcheck(op.torch_op, args, test_utils=checks)
 
 
 @each_op

@@ -31,7 +31,7 @@ def test_write_tables_changes_only_the_marked_part(tmp_path):
     file.write_text("before\n<!-- doctor -->\nold\n<!-- /doctor -->\nafter\n")
     subprocess.run([sys.executable, "-m", "mpkernels.doctor", "--write-tables", str(file)], check=True)
     text = file.read_text()
-    assert text.startswith("before\n<!-- doctor -->\n| op ")
+    assert text.startswith("before\n<!-- doctor -->\n\n| op ")
     assert text.endswith("<!-- /doctor -->\nafter\n")
     assert "old" not in text
 

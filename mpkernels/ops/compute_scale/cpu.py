@@ -7,6 +7,8 @@ from torch import Tensor
 
 from ... import native
 
+TARGETS = ("default",)
+
 
 def why_not(amax: Tensor, dtype: torch.dtype, margin: int, power_of_two: bool, previous: Tensor | None) -> str | None:
     if not amax.is_cpu:

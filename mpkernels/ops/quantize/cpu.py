@@ -7,6 +7,8 @@ from torch import Tensor
 
 from ... import native
 
+TARGETS = ("default", "avx2", "avx512")
+
 
 def why_not(x: Tensor, quant_scale: Tensor, dtype: torch.dtype, transpose: bool) -> str | None:
     if not x.is_cpu:

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from ... import native
 
+TARGETS = ("default", "avx2", "avx512")
+
 
 def why_not(x: Tensor, dtype: torch.dtype, margin: int, power_of_two: bool, transpose: bool) -> str | None:
     if not x.is_cpu:

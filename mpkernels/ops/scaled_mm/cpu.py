@@ -9,6 +9,8 @@ from ... import native
 
 _kernel = None if native.cpu_missing else torch.ops.mpkernels_cpu.scaled_mm.default
 
+TARGETS = ("default", "avx2", "avx512", "avx512_bf16")
+
 
 def why_not(a: Tensor, *_args: object) -> str | None:
     if not a.is_cpu:
