@@ -1,6 +1,6 @@
 """FP8, BF16 and FP16 training kernels for PyTorch: see README.md for the ten-line start."""
 
-from . import formats
+from . import formats, optim
 from .dispatch import BackendUnavailable, explain
 from .ops.adamw_update import adamw_update_
 from .ops.amax import amax
@@ -17,6 +17,7 @@ __all__ = [
     "amax",
     "explain",
     "formats",
+    "optim",
     "grad_norm_and_check",
     "sgd_update_",
     "unscale_and_check_",

@@ -168,9 +168,7 @@ def test_one_step_of_torch_in_float64(backend, device, count, hyper):
     maximize=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_any_arguments(
-    shapes, grad_dtype, copy_dtype, lr, momentum, dampening, weight_decay, count, nesterov, maximize, seed
-):
+def test_any_arguments(shapes, grad_dtype, copy_dtype, lr, momentum, dampening, weight_decay, count, nesterov, maximize, seed):
     nesterov = nesterov and momentum > 0
     hyper = {"lr": lr, "momentum": momentum, "dampening": 0.0 if nesterov else dampening, "weight_decay": weight_decay}
     lists = inputs(shapes, hyper, grad_dtype, copy_dtype, counts=[count] * len(shapes), seed=seed)

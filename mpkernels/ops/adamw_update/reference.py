@@ -40,9 +40,7 @@ def run(
     clip = clip_factor(grad_norm, max_grad_norm)
     lerp_weight = torch.tensor(1 - beta1, dtype=torch.float32).item()
 
-    for i, (master, exp_avg, exp_avg_sq, step, grad) in enumerate(
-        zip(masters, exp_avgs, exp_avg_sqs, steps, grads, strict=True)
-    ):
+    for i, (master, exp_avg, exp_avg_sq, step, grad) in enumerate(zip(masters, exp_avgs, exp_avg_sqs, steps, grads, strict=True)):
         t = step + 1
         decay = (1 - rate * weight_decay).float()
         step_size = (rate / (1 - exact_power(beta1, t))).float()
