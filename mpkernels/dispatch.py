@@ -121,9 +121,9 @@ class Op:
         outputs = self.outputs(*args)
         backend_args = self.arguments(*args)
         self.select(backend_args, backend).run(*outputs, *backend_args)
-        for i in self._written:  # backends write through raw pointers, and autograd must still see what it saved being changed
-            if i < len(args) and args[i] is not None:
-                torch.autograd.graph.increment_version(args[i])
+        for index in self._written:  # kernels write through raw pointers, which autograd's check for stale tensors cannot see
+            if index < len(args) and args[index] is not None:  # torch drops trailing defaults
+                torch.autograd.graph.increment_version(args[index])
         return _unpack(outputs)
 
     def _fake(self, *args: Any, backend: str | None = None) -> Any:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def in_memory_order(x: Tensor) -> Tensor | None:
-    """x with its dimensions permuted so that it is contiguous, sharing memory; None if its elements are not dense.
+    """The view of x whose dimensions are permuted so that it is contiguous; None if its elements are not dense.
 
     For a transposed or channels-last tensor an elementwise pass over this is one over x, without a copy.
 

@@ -1,4 +1,4 @@
-"""What adamw_update_ and sgd_update_ have in common: the contract of their tensor lists, and the gradient as an update sees it."""
+"""What adamw_update_ and sgd_update_ share: the contract of their tensor lists, and the gradient as an update sees it."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def check_update(
 def _check_dtypes(name: str, tensors: list[Tensor], allowed: tuple[torch.dtype, ...]) -> None:
     """All of one dtype, and that an allowed one."""
     found = set(map(_dtype, tensors))
-    if not found or len(found) == 1 and found.issubset(allowed):
+    if not found or (len(found) == 1 and found.issubset(allowed)):
         return
     for i, tensor in enumerate(tensors):
         check_dtype(f"{name}[{i}]", tensor.dtype, allowed)
@@ -140,7 +140,7 @@ def update_gradient(grad: Tensor, inv_loss_scale: Tensor | None, clip: Tensor | 
 
 
 def exact_power(base: float, exponent: Tensor) -> Tensor:
-    """base ** exponent in float64 by repeated squaring, for whole 0 <= exponent <= 2^24.
+    """`base ** exponent` in float64 by repeated squaring, for whole 0 <= exponent <= 2^24.
 
     Only multiplications, in a fixed order: `pow` differs in the last place from one mathematical library to the next.
     """

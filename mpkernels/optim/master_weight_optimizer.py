@@ -56,7 +56,7 @@ _Collected = dict[_Kind, list[Tensor]]
 
 
 def check_lr(lr: float | Tensor) -> float:
-    """lr as a number to check; a tensor is on the device and cannot be, beyond its size."""
+    """A number to check for lr; a tensor is on the device and cannot be checked, beyond its size."""
     if not isinstance(lr, Tensor):
         return lr
     if lr.numel() != 1:

@@ -1,0 +1,26 @@
+"""Compiled CPU kernel: csrc/ops/grad_norm_and_check/cpu.cpp."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ... import native
+from ...layout import in_memory_order
+
+
+def why_not(grads: Sequence[Tensor], inv_loss_scale: Tensor, found_inf: Tensor) -> str | None:
+    if not inv_loss_scale.is_cpu:
+        return f"the gradients are on {inv_loss_scale.device}, not on the CPU"
+    return native.cpu_missing
+
+
+@torch.no_grad()
+def run(norm: Tensor, grads: Sequence[Tensor], inv_loss_scale: Tensor, found_inf: Tensor) -> None:
+    dense = []
+    for grad in grads:
+        data = in_memory_order(grad)
+        dense.append(grad.contiguous() if data is None else data)
+    torch.ops.mpkernels_cpu.grad_norm_and_check(dense, inv_loss_scale, found_inf, norm)

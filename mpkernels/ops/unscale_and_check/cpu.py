@@ -1,0 +1,31 @@
+"""Compiled CPU kernel: csrc/ops/unscale_and_check/cpu.cpp."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ... import native
+from ...layout import in_memory_order
+
+
+def why_not(grads: Sequence[Tensor], inv_loss_scale: Tensor, found_inf: Tensor) -> str | None:
+    if not inv_loss_scale.is_cpu:
+        return f"the gradients are on {inv_loss_scale.device}, not on the CPU"
+    return native.cpu_missing
+
+
+@torch.no_grad()
+def run(grads: Sequence[Tensor], inv_loss_scale: Tensor, found_inf: Tensor) -> None:
+    dense, copies = [], []
+    for grad in grads:
+        data = in_memory_order(grad)
+        if data is None:
+            data = grad.contiguous()
+            copies.append((grad, data))
+        dense.append(data)
+    torch.ops.mpkernels_cpu.unscale_and_check(dense, inv_loss_scale, found_inf)
+    for grad, data in copies:
+        grad.copy_(data)
