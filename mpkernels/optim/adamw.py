@@ -90,23 +90,24 @@ class AdamW(MasterWeightOptimizer):
             raise ValueError("amsgrad must be False, got True: mpkernels.optim.AdamW has no amsgrad variant")
         if not group["decoupled_weight_decay"]:
             raise ValueError("decoupled_weight_decay must be True, got False: this state is of torch.optim.Adam, not AdamW")
-        check_numbers(check_lr(group["lr"]), *group["betas"], group["eps"], group["weight_decay"])
+        beta1, beta2 = group["betas"]
+        check_numbers(check_lr(group["lr"]), beta1, beta2, group["eps"], group["weight_decay"])
 
     def _update(self, group: dict[str, Any], update: Update) -> None:
+        exp_avgs, exp_avg_sqs = update.states
+        beta1, beta2 = group["betas"]
         adamw_update_(
             update.masters,
-            *update.states,
+            exp_avgs,
+            exp_avg_sqs,
             update.steps,
             update.params,
             update.grads,
             update.lr,
-            *group["betas"],
+            beta1,
+            beta2,
             group["eps"],
             group["weight_decay"],
             group["maximize"],
-            update.lr_tensor,
-            update.inv_loss_scale,
-            update.grad_norm,
-            update.max_grad_norm,
-            update.found_inf,
+            **update.scalars,
         )

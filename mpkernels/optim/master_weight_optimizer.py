@@ -27,18 +27,14 @@ State = dict[str, Any]
 
 @dataclass
 class Update:
-    """The arguments of one multi-tensor update: tensors of one group, device and pair of dtypes, and the scalars for them."""
+    """The arguments of one multi-tensor update: the tensors of one group, device and pair of dtypes, and their scalars."""
 
-    lr: float = 0.0
-    lr_tensor: Tensor | None = None
-    inv_loss_scale: Tensor | None = None
-    grad_norm: Tensor | None = None
-    max_grad_norm: float = 0.0
-    found_inf: Tensor | None = None
+    lr: float
+    scalars: dict[str, Any]  # lr_tensor, inv_loss_scale, grad_norm, max_grad_norm, found_inf
+    states: tuple[list[Tensor], ...]
+    params: list[Tensor]
     masters: list[Tensor] = field(default_factory=list)
-    states: tuple[list[Tensor], ...] = ()
     steps: list[Tensor] = field(default_factory=list)
-    params: list[Tensor] = field(default_factory=list)
     grads: list[Tensor] = field(default_factory=list)
 
 
@@ -90,6 +86,12 @@ class MasterWeightOptimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._marks = {}  # unknown: the next step compares every master with its parameter
+
+    @property
+    def max_grad_norm(self) -> float | None:
+        """The threshold of groups that have none of their own. mpkernels.GradScaler sets `grad_norm` where this exists."""
+        value: float | None = self.defaults["max_grad_norm"]
+        return value
 
     def _check_group(self, group: Group) -> None:
         """Raises ValueError if a hyper-parameter is out of range. Runs at every step: schedulers write to groups."""
@@ -196,11 +198,13 @@ class MasterWeightOptimizer(torch.optim.Optimizer):
         names = self._states_of(group)
         update = Update(
             lr=0.0 if isinstance(lr, Tensor) else lr,
-            lr_tensor=_scalar_on(device, lr) if isinstance(lr, Tensor) else None,
-            inv_loss_scale=scalars.inv_loss_scale,
-            grad_norm=scalars.grad_norm if clip else None,
-            max_grad_norm=group["max_grad_norm"] if clip else 0.0,
-            found_inf=scalars.found_inf,
+            scalars={
+                "lr_tensor": _scalar_on(device, lr) if isinstance(lr, Tensor) else None,
+                "inv_loss_scale": scalars.inv_loss_scale,
+                "grad_norm": scalars.grad_norm if clip else None,
+                "max_grad_norm": group["max_grad_norm"] if clip else 0.0,
+                "found_inf": scalars.found_inf,
+            },
             states=tuple([] for _ in names),
             params=[] if params[0].dtype is torch.float32 else params,
         )

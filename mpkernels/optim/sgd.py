@@ -84,7 +84,7 @@ class SGD(MasterWeightOptimizer):
     def _update(self, group: dict[str, Any], update: Update) -> None:
         sgd_update_(
             update.masters,
-            *(update.states or [[]]),
+            update.states[0] if update.states else [],
             update.steps,
             update.params,
             update.grads,
@@ -94,9 +94,5 @@ class SGD(MasterWeightOptimizer):
             group["weight_decay"],
             group["nesterov"],
             group["maximize"],
-            update.lr_tensor,
-            update.inv_loss_scale,
-            update.grad_norm,
-            update.max_grad_norm,
-            update.found_inf,
+            **update.scalars,
         )
