@@ -2,6 +2,7 @@
 
 from . import formats
 from .dispatch import BackendUnavailable, explain
+from .grad_scaler import GradScaler
 from .ops.amax import amax
 from .ops.grad_norm_and_check import grad_norm_and_check
 from .ops.unscale_and_check import unscale_and_check_
@@ -11,6 +12,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BackendUnavailable",
+    "GradScaler",
     "amax",
     "explain",
     "formats",
