@@ -1,15 +1,17 @@
-"""Run benchmark cases on the CPU and print each ratio with its bar: python -m benchmarks.run [--op amax,quantize,...].
+"""Run benchmark cases on the CPU and print each ratio with its bar: python -m benchmarks.run [--op amax,fp8_linear,...].
 
-Exits 1 if a bar is missed.
+`--json FILE` also stores the rows. Exits 1 if a bar is missed.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,37 +20,59 @@ from mpkernels import native
 from .cases import Case
 from .timing import interleaved
 
-OPS = sorted(p.stem.removeprefix("bench_") for p in (Path(__file__).parent / "ops").glob("bench_*.py"))
+FILES = {p.stem.removeprefix("bench_"): p.parent.name for p in sorted(Path(__file__).parent.glob("*/bench_*.py"))}
 
 
-def cases_of(op: str) -> Iterator[Case]:
-    return importlib.import_module(f"benchmarks.ops.bench_{op}").cases()
+def cases_of(name: str) -> Iterator[Case]:
+    return importlib.import_module(f"benchmarks.{FILES[name]}.bench_{name}").cases()
 
 
-def line(case: Case) -> tuple[str, bool]:
-    """The table row of a case, and whether its bar holds."""
+def measure(case: Case) -> dict[str, Any]:
+    """A case's row: seconds, ratio, and whether its bar holds."""
     timings = interleaved({"ours": case.ours, "peer": case.peer})
-    ours, peer = timings["ours"].median, timings["peer"].median
-    ratio = peer / ours
-    speed = f"{case.flops / ours / 1e9:.0f} GFLOP/s" if case.flops else f"{case.bytes_moved / ours / 1e9:.1f} GB/s"
-    met = case.bar is None or ratio >= case.bar
-    bar = "" if case.bar is None else f">= {case.bar:g}x {'ok' if met else 'MISSED'}"
-    return f"{case.name:58} {ours * 1e3:10.3f} ms {speed:>14}  {ratio:6.2f}x {bar:16} {case.peer_name}", met
+    ours, peer = timings["ours"], timings["peer"]
+    ratio = peer.median / ours.median
+    return {
+        "case": case.name,
+        "against": case.peer_name,
+        "ours_s": ours.median,
+        "ours_p20_s": ours.p20,
+        "ours_p80_s": ours.p80,
+        "peer_s": peer.median,
+        "ratio": ratio,
+        "bar": case.bar,
+        "met": case.bar is None or ratio >= case.bar,
+        "gflops": case.flops / ours.median / 1e9 if case.flops else None,
+        "gbytes_per_s": case.bytes_moved / ours.median / 1e9 if case.bytes_moved else None,
+    }
+
+
+def line(row: dict[str, Any]) -> str:
+    """The row as text."""
+    speed = f"{row['gflops']:.0f} GFLOP/s" if row["gflops"] else f"{row['gbytes_per_s'] or 0:.1f} GB/s"
+    bar = "" if row["bar"] is None else f">= {row['bar']:g}x {'ok' if row['met'] else 'MISSED'}"
+    return f"{row['case']:58} {row['ours_s'] * 1e3:10.3f} ms {speed:>14}  {row['ratio']:6.2f}x {bar:16} {row['against']}"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--op", default=",".join(OPS), help="comma-separated ops (default: all)")
-    wanted = parser.parse_args().op.split(",")
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, CPU capability {native.cpu_capability()}")
-    print(f"{'case':58} {'ours':>13} {'':>14}  {'ratio':>7} {'bar':16} against")
-    all_met = True
-    for op in wanted:
-        for case in cases_of(op):
-            row, met = line(case)
-            print(row, flush=True)
-            all_met &= met
-    return 0 if all_met else 1
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
+    parser.add_argument("--op", default=",".join(FILES), help="comma-separated ops and layers (default: all)")
+    parser.add_argument("--json", type=Path, help="store the rows in this file")
+    options = parser.parse_args()
+    names = options.op.split(",")
+    for name in names:
+        if name not in FILES:
+            parser.error(f"--op must be of {', '.join(FILES)}, got {name!r}")
+    machine = f"torch {torch.__version__}, {torch.get_num_threads()} threads, CPU capability {native.cpu_capability()}"
+    print(f"{machine}\n{'case':58} {'ours':>13} {'':>14}  {'ratio':>7} {'bar':16} against")
+    rows = []
+    for name in names:
+        for case in cases_of(name):
+            rows.append(measure(case))
+            print(line(rows[-1]), flush=True)
+    if options.json is not None:
+        options.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    return 0 if all(row["met"] for row in rows) else 1
 
 
 if __name__ == "__main__":

@@ -31,6 +31,23 @@ def check_device(name: str, tensor: Tensor, device: torch.device) -> None:
         raise ValueError(f"{name} must be on {device} like the other arguments, got {tensor.device}")
 
 
+def check_disjoint(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    """The memory spans of two tensors do not overlap. Costs next to nothing unless they share a storage."""
+    if torch._C._is_alias_of(tensor, other):
+        begin, end = _byte_span(tensor)
+        other_begin, other_end = _byte_span(other)
+        if begin < other_end and other_begin < end:
+            raise ValueError(f"{name} must not overlap {other_name}: they share memory")
+
+
+def _byte_span(tensor: Tensor) -> tuple[int, int]:
+    """Where in its storage a tensor begins and ends."""
+    begin = tensor.storage_offset()
+    elements = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    end = begin + (elements if tensor.numel() else 0)
+    return begin * tensor.element_size(), end * tensor.element_size()
+
+
 def check_list(name: str, tensors: Sequence[Tensor], allowed: Sequence[torch.dtype], device: torch.device) -> None:
     """A list of strided tensors on one device, each of an allowed dtype (they may differ)."""
     for index, tensor in enumerate(tensors):

@@ -6,6 +6,8 @@ A backend of that op is a module in that folder, named after the backend, with t
     why_not(*args) -> str | None      None if it can run these arguments, else the reason as a sentence without subject
     run(*outputs, *args) -> None      fill the outputs (or mutate the arguments); may rely on the contract's checks
 
+Where two ops share one set of backends, `Op(arguments=...)` of the one maps its call to the arguments of the other.
+
 A missing file means "not implemented". Nothing else registers anything. A backend asked for by name runs or raises;
 only "no preference" falls back, in the order of `BACKENDS`.
 """
@@ -32,10 +34,6 @@ def _no_outputs(*_args: Any) -> tuple[()]:
     return ()
 
 
-def _same(*args: Any) -> tuple[Any, ...]:
-    return args
-
-
 class Op:
     """One torch.ops.mpkernels operator and its backends.
 
@@ -44,7 +42,9 @@ class Op:
         check: raises TypeError or ValueError unless the arguments keep the contract. Runs before anything is allocated or
             written, on real and on fake tensors alike, so it may look at metadata only.
         outputs: allocates the outputs, uninitialised. It is the fake implementation too, so shapes cannot disagree.
-        arguments: maps the op's arguments to those of its backends, where two ops share one set of backends.
+        arguments: (outputs, *args) -> what its backends' `why_not` and `run` take instead, where two ops share one set of
+            backends. `explain` allocates nothing and passes () for outputs.
+        example: device -> arguments of a small valid call, for the doctor and for tests that run over every op.
         defaults: values for `explain` of arguments whose default no schema can spell (ScalarType).
         package: the op's package, `__name__` of the caller.
     """
@@ -54,9 +54,10 @@ class Op:
         schema: str,
         *,
         check: Callable[..., None],
+        example: Callable[[torch.device], tuple[Any, ...]],
         package: str,
         outputs: Callable[..., tuple[torch.Tensor, ...]] = _no_outputs,
-        arguments: Callable[..., tuple[Any, ...]] = _same,
+        arguments: Callable[..., tuple[Any, ...]] | None = None,
         defaults: dict[str, Any] | None = None,
     ) -> None:
         self.name, rest = schema.split("(", 1)
@@ -64,14 +65,15 @@ class Op:
         separator = ", " if ", *, " in signature else ", *, "
         full_schema = f"{self.name}({signature.rstrip()[:-1]}{separator}str? backend=None) -> {result}"
         self.package = package
-        self.check, self.outputs, self.arguments = check, outputs, arguments
+        self.check, self.outputs, self.arguments, self.example = check, outputs, arguments, example
         self.defaults = defaults or {}
         self._modules: dict[str, ModuleType | str] | None = None
         LIBRARY.define(full_schema)
         LIBRARY.impl(self.name, self._run, "CompositeExplicitAutograd")
         torch.library.register_fake(f"mpkernels::{self.name}", self._fake, lib=LIBRARY)
         self.torch_op = getattr(torch.ops.mpkernels, self.name).default
-        declared = self.torch_op._schema.arguments
+        declared = self.torch_op._schema.arguments[:-1]  # without `backend`
+        self._default_values = tuple(a.default_value if a.has_default_value() else None for a in declared)
         self._written = [i for i, a in enumerate(declared) if a.alias_info is not None and a.alias_info.is_write]
         OPS[self.name] = self
 
@@ -92,7 +94,8 @@ class Op:
     def explain(self, *args: Any) -> dict[str, str | None]:
         """Every backend, with None if it would run these arguments, or the reason why not."""
         self.check(*args)
-        args = self.arguments(*args)
+        if self.arguments is not None:
+            args = self.arguments((), *args)
         return {b: m if isinstance(m, str) else m.why_not(*args) for b, m in self.modules.items()}
 
     def select(self, args: tuple[Any, ...], backend: str | None = None) -> ModuleType:
@@ -116,17 +119,26 @@ class Op:
             reasons.append(f"{name}: {why}")
         raise BackendUnavailable(f"mpkernels.{self.name}: {'; '.join(reasons)}")
 
+    def _complete(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """All arguments: torch leaves out trailing ones that equal their defaults."""
+        return args + self._default_values[len(args) :]
+
     def _run(self, *args: Any, backend: str | None = None) -> Any:
+        args = self._complete(args)
         self.check(*args)
         outputs = self.outputs(*args)
-        backend_args = self.arguments(*args)
-        self.select(backend_args, backend).run(*outputs, *backend_args)
-        for index in self._written:  # kernels write through raw pointers, which autograd's check for stale tensors cannot see
-            if index < len(args) and args[index] is not None:  # torch drops trailing defaults
-                torch.autograd.graph.increment_version(args[index])
+        if self.arguments is None:
+            self.select(args, backend).run(*outputs, *args)
+        else:
+            backend_args = self.arguments(outputs, *args)
+            self.select(backend_args, backend).run(*backend_args)
+        for i in self._written:  # backends write through raw pointers; autograd must still see what it saved being changed
+            if args[i] is not None:
+                torch.autograd.graph.increment_version(args[i])
         return _unpack(outputs)
 
     def _fake(self, *args: Any, backend: str | None = None) -> Any:
+        args = self._complete(args)
         self.check(*args)
         return _unpack(self.outputs(*args))
 

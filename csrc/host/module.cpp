@@ -20,7 +20,9 @@ Capability detect() {
   if (level == kAvx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
     level = kAvx512;
-  if (level == kAvx512 && __builtin_cpu_supports("avx512bf16")) level = kAvx512Bf16;
+  if (level == kAvx512 && __builtin_cpu_supports("avx512bf16") &&
+      __builtin_cpu_supports("avx512vbmi"))
+    level = kAvx512Bf16;
 #endif
   return (Capability)level;
 }

@@ -14,9 +14,11 @@
 // prefer-vector-width: g++ otherwise stays with 256-bit vectors.
 #define MPK_AVX512 \
   __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma,f16c,prefer-vector-width=512")))
-#define MPK_AVX512_BF16 \
-  __attribute__((       \
-      target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma,f16c,prefer-vector-width=512")))
+// VBMI (byte permutations) comes with BF16 on every CPU but Cooper Lake, which stays at AVX512.
+#define MPK_AVX512_BF16                                                                 \
+  __attribute__((                                                                       \
+      target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512bf16,fma,f16c,prefer" \
+             "-vector-width=512")))
 #else
 #define MPK_AVX2
 #define MPK_AVX512

@@ -3,11 +3,11 @@
 
 #include <cstdint>
 
+#include "simd/formats.h"
+
 namespace mpkernels::amax {
 
-enum class Input { kFloat32, kBFloat16, kFloat16 };
-
 // x: `numel` dense elements.
-float amax_cpu(const void* x, Input dtype, int64_t numel);
+float amax_cpu(const void* x, HighPrecision dtype, int64_t numel);
 
 }  // namespace mpkernels::amax

@@ -1,9 +1,6 @@
 // One read of x. The maximum is taken over the sign-cleared bits as integers: they order like the
 // magnitudes, Inf and NaN are the largest and so survive, and the loop vectorises without
 // -ffast-math.
-#include <algorithm>
-#include <atomic>
-
 #include "ops/amax/amax.h"
 #include "simd/bits.h"
 #include "simd/parallel.h"
@@ -35,23 +32,19 @@ MPK_MULTIVERSION((template <typename In>), uint32_t, max_magnitude, (const In* x
 
 template <typename In>
 float run(const void* x, int64_t numel) {
-  std::atomic<uint32_t> shared{0};
-  parallel_for(0, numel, kElementwiseGrain, [&](int64_t begin, int64_t end) {
-    const uint32_t mine = max_magnitude((const In*)x + begin, end - begin);
-    uint32_t seen = shared.load();
-    while (mine > seen && !shared.compare_exchange_weak(seen, mine)) {
-    }
+  const uint32_t bits = parallel_max(numel, kElementwiseGrain, [&](int64_t begin, int64_t end) {
+    return max_magnitude((const In*)x + begin, end - begin);
   });
-  return from_magnitude(In{}, shared.load());
+  return from_magnitude(In{}, bits);
 }
 
 }  // namespace
 
-float amax_cpu(const void* x, Input dtype, int64_t numel) {
+float amax_cpu(const void* x, HighPrecision dtype, int64_t numel) {
   switch (dtype) {
-    case Input::kFloat32:
+    case HighPrecision::kFloat32:
       return run<float>(x, numel);
-    case Input::kBFloat16:
+    case HighPrecision::kBFloat16:
       return run<BFloat16>(x, numel);
     default:
       return run<Half>(x, numel);

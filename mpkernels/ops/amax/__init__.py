@@ -18,7 +18,11 @@ def _outputs(x: Tensor) -> tuple[Tensor]:
     return (x.new_empty((), dtype=torch.float32),)
 
 
-op = Op("amax(Tensor x) -> Tensor", check=_check, outputs=_outputs, package=__name__)
+def _example(device: torch.device) -> tuple[Tensor]:
+    return (torch.ones(4, 8, dtype=torch.bfloat16, device=device),)
+
+
+op = Op("amax(Tensor x) -> Tensor", check=_check, outputs=_outputs, example=_example, package=__name__)
 
 
 def amax(x: Tensor, *, backend: str | None = None) -> Tensor:

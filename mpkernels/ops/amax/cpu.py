@@ -7,6 +7,8 @@ from torch import Tensor
 
 from ... import native
 
+TARGETS = ("default", "avx2", "avx512")
+
 
 def why_not(x: Tensor) -> str | None:
     if not x.is_cpu:

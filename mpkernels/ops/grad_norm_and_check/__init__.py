@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from ...checks import check_list, check_scalar
@@ -21,10 +22,16 @@ def _outputs(grads: Sequence[Tensor], inv_loss_scale: Tensor, found_inf: Tensor)
     return (inv_loss_scale.new_empty(()),)
 
 
+def _example(device: torch.device) -> tuple[list[Tensor], Tensor, Tensor]:
+    grads = [torch.full((3, 5), 4.0, device=device), torch.ones(7, dtype=torch.bfloat16, device=device)]
+    return grads, torch.full((), 0.5, device=device), torch.zeros((), device=device)
+
+
 op = Op(
     "grad_norm_and_check(Tensor[] grads, Tensor inv_loss_scale, Tensor(a!) found_inf) -> Tensor",
     check=_check,
     outputs=_outputs,
+    example=_example,
     package=__name__,
 )
 

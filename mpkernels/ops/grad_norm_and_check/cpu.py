@@ -10,6 +10,8 @@ from torch import Tensor
 from ... import native
 from ...layout import in_memory_order
 
+TARGETS = ("default", "avx2", "avx512")
+
 
 def why_not(grads: Sequence[Tensor], inv_loss_scale: Tensor, found_inf: Tensor) -> str | None:
     if not inv_loss_scale.is_cpu:

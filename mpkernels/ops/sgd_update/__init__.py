@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ...checks import check_number
@@ -44,12 +45,19 @@ def _check(
     check_update(masters, states, steps, params, grads, lr_tensor, inv_loss_scale, grad_norm, max_grad_norm, found_inf)
 
 
+def _example(device: torch.device) -> tuple[object, ...]:
+    masters, momentum_buffers = ([torch.full((3, 5), value, device=device)] for value in (1.0, 0.0))
+    params, grads = ([torch.ones(3, 5, dtype=torch.bfloat16, device=device)] for _ in range(2))
+    return masters, momentum_buffers, [torch.zeros((), device=device)], params, grads, 1e-2, 0.9, 0.0, 1e-2
+
+
 op = Op(
     "sgd_update_(Tensor(a!)[] masters, Tensor(b!)[] momentum_buffers, Tensor(c!)[] steps, Tensor(d!)[] params, Tensor[] grads, "
     "float lr, float momentum, float dampening, float weight_decay, bool nesterov=False, bool maximize=False, "
     "Tensor? lr_tensor=None, Tensor? inv_loss_scale=None, Tensor? grad_norm=None, float max_grad_norm=0.0, "
     "Tensor? found_inf=None) -> ()",
     check=_check,
+    example=_example,
     package=__name__,
 )
 

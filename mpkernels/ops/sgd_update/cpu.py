@@ -8,6 +8,8 @@ from torch import Tensor
 from ... import native
 from ...master_weights import contiguous_lists
 
+TARGETS = ("default", "avx2", "avx512")
+
 
 def why_not(masters: list[Tensor], *_rest: object) -> str | None:
     if masters and not masters[0].is_cpu:

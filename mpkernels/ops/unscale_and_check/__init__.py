@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from ...checks import check_list, check_scalar, check_writable
@@ -18,9 +19,15 @@ def _check(grads: Sequence[Tensor], inv_loss_scale: Tensor, found_inf: Tensor) -
     check_writable("grads", grads)
 
 
+def _example(device: torch.device) -> tuple[list[Tensor], Tensor, Tensor]:
+    grads = [torch.ones(3, 5, device=device), torch.full((7,), float("inf"), dtype=torch.float16, device=device)]
+    return grads, torch.full((), 0.5, device=device), torch.zeros((), device=device)
+
+
 op = Op(
     "unscale_and_check_(Tensor(a!)[] grads, Tensor inv_loss_scale, Tensor(b!) found_inf) -> ()",
     check=_check,
+    example=_example,
     package=__name__,
 )
 

@@ -31,10 +31,16 @@ def _check(
     check_number("hysteresis", hysteresis, minimum=1, maximum=2**31 - 1)
 
 
+def _example(device: torch.device) -> tuple[object, ...]:
+    trackers = [torch.full((), 1, dtype=torch.int32, device=device) for _ in range(2)]
+    return torch.full((), 1024.0, device=device), *trackers, torch.ones((), device=device), 2.0, 0.5, 2000, 1
+
+
 op = Op(
     "update_loss_scale_(Tensor(a!) loss_scale, Tensor(b!) growth_tracker, Tensor(c!) hysteresis_tracker, Tensor found_inf, "
     "float growth_factor, float backoff_factor, int growth_interval, int hysteresis) -> ()",
     check=_check,
+    example=_example,
     package=__name__,
 )
 

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from ... import native
 
+TARGETS = ("default",)
+
 
 def why_not(
     loss_scale: Tensor,

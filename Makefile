@@ -1,0 +1,69 @@
+# Every habit of this project is a target. `make` alone lists them.
+PY ?= python3
+VENV ?= .venv
+TORCH ?= torch>=2.10
+SECOND_TORCH ?= torch==2.13.0
+BIN = $(VENV)/bin
+PYTHON = $(BIN)/python
+CPP = $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh')
+.DEFAULT_GOAL := help
+.PHONY: help demo test tiny lint fmt build doctor bench-cpu tables second-torch wheel clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@echo; echo "variables: TORCH='$(TORCH)'  SECOND_TORCH='$(SECOND_TORCH)'  VENV=$(VENV)  PY=$(PY)  ARGS= (for demo and test)"
+
+$(PYTHON):
+	$(PY) -m venv $(VENV) || $(PY) -m virtualenv $(VENV)
+
+# torch first: the editable install is not isolated, so that it builds against the torch it will run with.
+$(VENV)/.installed: pyproject.toml setup.py | $(PYTHON)
+	$(PYTHON) -m pip install -q "setuptools>=77" "$(TORCH)"
+	$(PYTHON) -m pip install -q --no-build-isolation -e ".[test,lint,examples]"
+	touch $@
+
+build: $(VENV)/.installed  ## set up the environment and compile what changed
+	@$(PYTHON) setup.py -q build_ext --inplace
+
+demo: build  ## train a small GPT in fp32, bf16, fp16 and fp8, and compare (under 6 minutes on 2 cores)
+	$(PYTHON) -m examples.train_lm $(ARGS)
+
+test: build lint second-torch  ## everything that CI runs: lint, types, all tests
+	$(PYTHON) -m pytest -q $(ARGS)
+
+tiny: build  ## the quick tests only
+	$(PYTHON) -m pytest -q -m "not slow" -x $(ARGS)
+
+lint: build  ## ruff, mypy and clang-format, changing nothing
+	$(BIN)/ruff format -q --check .
+	$(BIN)/ruff check -q .
+	$(BIN)/mypy --no-error-summary
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
+
+fmt: build  ## format everything
+	$(BIN)/ruff format -q .
+	$(BIN)/ruff check -q --fix .
+	$(BIN)/clang-format -i $(CPP)
+
+# A second torch beside the first, to load the same compiled library under both (tests/test_second_torch.py).
+second-torch: $(VENV)-second/.installed
+
+$(VENV)-second/.installed: Makefile
+	$(PY) -m venv $(VENV)-second || $(PY) -m virtualenv $(VENV)-second
+	$(VENV)-second/bin/python -m pip install -q "$(SECOND_TORCH)" numpy
+	touch $@
+
+doctor: build  ## what runs here and why: op x backend, versions, build facts
+	$(PYTHON) -m mpkernels.doctor
+
+bench-cpu: build  ## measure every CPU bar, side by side with its peer
+	$(PYTHON) -m benchmarks.run $(ARGS)
+
+tables: build  ## rewrite the generated tables in README.md
+	$(PYTHON) -m mpkernels.doctor --write-tables README.md
+
+wheel: build  ## one abi3 wheel for torch 2.10 and later, in dist/
+	$(PYTHON) -m pip wheel -q --no-build-isolation --no-deps -w dist .
+
+clean:  ## remove what was built, not the environment
+	rm -rf build dist *.egg-info mpkernels/*.so runs

@@ -1,0 +1,159 @@
+// One read of x. Plain: rows are encoded straight into q. With a transpose: tiles of 64 x 256 are
+// encoded into a buffer that stays in the L1 cache, copied to q row by row, and transposed to q_t,
+// where each of the 256 rows receives 64 bytes: one cache line where M is a multiple of 64.
+//
+// A transposed x is read as the rows it is a view of, with q and q_t exchanged.
+#include <algorithm>
+#include <utility>
+
+#include "ops/quantize/quantize.h"
+#include "simd/bits.h"
+#include "simd/byte_transpose.h"
+#include "simd/fp8_encode.h"
+#include "simd/parallel.h"
+
+namespace mpkernels::quantize {
+namespace {
+
+constexpr int kTileRows = 64;
+constexpr int kTileColumns = 256;
+
+// x[0:n] -> q[0:n]; returns the FP32 bits of max |x|. Magnitudes order like their bits, so an
+// integer maximum lets Inf and NaN through and vectorises without -ffast-math.
+template <typename In, typename Format>
+MPK_INLINE uint32_t encode_row(Format, const In* __restrict__ x, uint8_t* __restrict__ q, int64_t n,
+                               float quant_scale) {
+  uint32_t amax = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const float value = to_float(x[i]);
+    const uint32_t magnitude = to_bits(value) & kFp32MagnitudeMask;
+    amax = magnitude > amax ? magnitude : amax;
+    const uint32_t product = to_bits(value * quant_scale) & kFp32MagnitudeMask;
+    // The hardware chooses a NaN product's sign; the contract takes it from the factors.
+    const uint32_t sign = (to_bits(value) ^ to_bits(quant_scale)) >> 24 & 0x80u;
+    q[i] = (uint8_t)(encode_fp8_magnitude<Format>(product) | sign);
+  }
+  return amax;
+}
+
+template <typename In, typename Format>
+MPK_INLINE uint32_t encode_rows_body(Format format, const In* x, int64_t pitch, int64_t rows,
+                                     int64_t columns, float quant_scale, uint8_t* q) {
+  uint32_t amax = 0;
+  for (int64_t r = 0; r < rows; ++r) {
+    amax = std::max(amax, encode_row(format, x + r * pitch, q + r * columns, columns, quant_scale));
+  }
+  return amax;
+}
+MPK_MULTIVERSION((template <typename In, typename Format>), uint32_t, encode_rows,
+                 (Format format, const In* x, int64_t pitch, int64_t rows, int64_t columns,
+                  float quant_scale, uint8_t* q),
+                 (format, x, pitch, rows, columns, quant_scale, q))
+
+// At most kTileRows x kTileColumns of x. q (null: not wanted) has `q_pitch` bytes a row, q_t
+// `q_t_pitch`.
+struct Tile {
+  int64_t rows, columns;
+  uint8_t* q;
+  int64_t q_pitch;
+  uint8_t* q_t;
+  int64_t q_t_pitch;
+};
+
+using Codes = uint8_t[kTileRows][kTileColumns];
+
+template <typename In, typename Format>
+MPK_INLINE uint32_t encode_tile_body(Format format, const In* x, int64_t pitch, float quant_scale,
+                                     const Tile& tile, Codes& codes) {
+  uint32_t amax = 0;
+  for (int64_t r = 0; r < tile.rows; ++r) {
+    amax = std::max(amax, encode_row(format, x + r * pitch, codes[r], tile.columns, quant_scale));
+    if (tile.q) memcpy(tile.q + r * tile.q_pitch, codes[r], tile.columns);
+  }
+  for (int64_t c = 0; c < tile.columns; c += 16) {
+    alignas(64) uint8_t columns[16][kTileRows];
+    for (int64_t r = 0; r < kTileRows; r += 16) {
+      transpose_16x16(&codes[r][c], kTileColumns, &columns[0][r], kTileRows);
+    }
+    const int64_t wanted = std::min<int64_t>(16, tile.columns - c);
+    for (int64_t i = 0; i < wanted; ++i) {
+      uint8_t* destination = tile.q_t + (c + i) * tile.q_t_pitch;
+      if (tile.rows == kTileRows) {
+        memcpy(destination, columns[i], kTileRows);
+      } else {
+        memcpy(destination, columns[i], tile.rows);
+      }
+    }
+  }
+  return amax;
+}
+MPK_MULTIVERSION((template <typename In, typename Format>), uint32_t, encode_tile,
+                 (Format format, const In* x, int64_t pitch, float quant_scale, const Tile& tile,
+                  Codes& codes),
+                 (format, x, pitch, quant_scale, tile, codes))
+
+template <typename In, typename Format>
+uint32_t run_rows(const Params& p) {
+  const In* x = (const In*)p.x.data;
+  const int64_t columns = p.x.columns, pitch = p.x.pitch;
+  if (p.x.is_dense()) {
+    return parallel_max(p.x.rows * columns, kElementwiseGrain, [&](int64_t begin, int64_t end) {
+      const int64_t n = end - begin;
+      return encode_rows(Format{}, x + begin, n, 1, n, p.quant_scale, p.q + begin);
+    });
+  }
+  const int64_t grain = std::max<int64_t>(1, kElementwiseGrain / std::max<int64_t>(1, columns));
+  return parallel_max(p.x.rows, grain, [&](int64_t begin, int64_t end) {
+    return encode_rows(Format{}, x + begin * pitch, pitch, end - begin, columns, p.quant_scale,
+                       p.q + begin * columns);
+  });
+}
+
+// p.q may be null here.
+template <typename In, typename Format>
+uint32_t run_tiles(const Params& p) {
+  const Rows& x = p.x;
+  const int64_t tiles_across = (x.columns + kTileColumns - 1) / kTileColumns;
+  const int64_t tiles_down = (x.rows + kTileRows - 1) / kTileRows;
+  const int64_t grain = kElementwiseGrain / (kTileRows * kTileColumns);
+  return parallel_max(tiles_across * tiles_down, grain, [&](int64_t begin, int64_t end) {
+    alignas(64) Codes codes = {};  // ragged tiles are transposed whole
+    uint32_t amax = 0;
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t row = i / tiles_across * kTileRows, column = i % tiles_across * kTileColumns;
+      const Tile tile{std::min<int64_t>(kTileRows, x.rows - row),
+                      std::min<int64_t>(kTileColumns, x.columns - column),
+                      p.q ? p.q + row * x.columns + column : nullptr,
+                      x.columns,
+                      p.q_t + column * x.rows + row,
+                      x.rows};
+      const In* source = (const In*)x.data + row * x.pitch + column;
+      amax = std::max(amax, encode_tile(Format{}, source, x.pitch, p.quant_scale, tile, codes));
+    }
+    return amax;
+  });
+}
+
+template <typename In>
+uint32_t run(const Params& p) {
+  if (p.q_t) return p.format == Fp8::kE4M3 ? run_tiles<In, E4M3>(p) : run_tiles<In, E5M2>(p);
+  return p.format == Fp8::kE4M3 ? run_rows<In, E4M3>(p) : run_rows<In, E5M2>(p);
+}
+
+}  // namespace
+
+float quantize_cpu(const Params& params) {
+  Params p = params;
+  if (p.x.rows * p.x.columns == 0) return 0.0f;
+  if (p.x.transposed) std::swap(p.q, p.q_t);
+  switch (p.input) {
+    case HighPrecision::kFloat32:
+      return from_bits(run<float>(p));
+    case HighPrecision::kBFloat16:
+      return from_bits(run<BFloat16>(p));
+    default:
+      return from_bits(run<Half>(p));
+  }
+}
+
+}  // namespace mpkernels::quantize

@@ -1,0 +1,22 @@
+// quantize: x -> FP8 codes, their transpose and max |x|. Contract:
+// mpkernels/ops/quantize/__init__.py.
+#pragma once
+
+#include "simd/formats.h"
+#include "simd/rows.h"
+
+namespace mpkernels::quantize {
+
+struct Params {
+  Rows x;
+  HighPrecision input;
+  Fp8 format;
+  float quant_scale;
+  uint8_t* q;    // dense, of the tensor's shape
+  uint8_t* q_t;  // dense, of the transposed shape; null if not asked for
+};
+
+// Returns max |x|.
+float quantize_cpu(const Params& params);
+
+}  // namespace mpkernels::quantize

@@ -1,0 +1,38 @@
+#include <torch/csrc/stable/library.h>
+
+#include "host/check.h"
+#include "host/formats.h"
+#include "host/rows.h"
+#include "ops/quantize/quantize.h"
+
+namespace mpkernels::quantize {
+namespace {
+
+void bind_cpu(const Tensor& x, const Tensor& quant_scale, bool transpose, Tensor q, Tensor q_t,
+              Tensor amax) {
+  check_fp32_scalar("quant_scale", quant_scale);
+  check_dense("q", q);
+  check_dense("q_t", q_t);
+  check_fp32_scalar("amax", amax);
+  MPK_CHECK(q.numel() == x.numel() && (!transpose || q_t.numel() == x.numel()),
+            "q and q_t must have the size of x");
+  const Params params{rows_of("x", x),
+                      high_precision_of(x.scalar_type()),
+                      fp8_of(q.scalar_type()),
+                      *(const float*)quant_scale.const_data_ptr(),
+                      (uint8_t*)q.mutable_data_ptr(),
+                      transpose ? (uint8_t*)q_t.mutable_data_ptr() : nullptr};
+  *(float*)amax.mutable_data_ptr() = quantize_cpu(params);
+}
+
+}  // namespace
+}  // namespace mpkernels::quantize
+
+STABLE_TORCH_LIBRARY_FRAGMENT(mpkernels_cpu, m) {
+  m.def(
+      "quantize(Tensor x, Tensor quant_scale, bool transpose, Tensor(a!) q, Tensor(b!) q_t, "
+      "Tensor(c!) amax) -> ()");
+}
+STABLE_TORCH_LIBRARY_IMPL(mpkernels_cpu, CPU, m) {
+  m.impl("quantize", TORCH_BOX(&mpkernels::quantize::bind_cpu));
+}

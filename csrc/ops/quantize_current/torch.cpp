@@ -1,0 +1,49 @@
+// quantize_current is the three kernels in turn, so it has none of its own; one call instead of
+// three is what it is for.
+#include <torch/csrc/stable/library.h>
+
+#include "host/check.h"
+#include "host/formats.h"
+#include "host/rows.h"
+#include "ops/amax/amax.h"
+#include "ops/compute_scale/compute_scale.h"
+#include "ops/quantize/quantize.h"
+
+namespace mpkernels::quantize_current {
+namespace {
+
+void bind_cpu(const Tensor& x, int64_t margin, bool power_of_two, bool transpose, Tensor q,
+              Tensor q_t, Tensor amax, Tensor quant_scale, Tensor dequant_scale) {
+  check_dense("q", q);
+  check_dense("q_t", q_t);
+  check_fp32_scalar("amax", amax);
+  check_fp32_scalar("quant_scale", quant_scale);
+  check_fp32_scalar("dequant_scale", dequant_scale);
+  MPK_CHECK(q.numel() == x.numel() && (!transpose || q_t.numel() == x.numel()),
+            "q and q_t must have the size of x");
+  const HighPrecision input = high_precision_of(x.scalar_type());
+  const Fp8 format = fp8_of(q.scalar_type());
+  const Rows rows = rows_of("x", x);
+  MPK_CHECK(rows.is_dense(), "x or its transpose must be contiguous");
+
+  const float largest = amax::amax_cpu(rows.data, input, x.numel());
+  const compute_scale::Scales scales =
+      compute_scale::compute_scale_cpu(largest, format, (int)margin, power_of_two, nullptr);
+  quantize::quantize_cpu({rows, input, format, scales.quant, (uint8_t*)q.mutable_data_ptr(),
+                          transpose ? (uint8_t*)q_t.mutable_data_ptr() : nullptr});
+  *(float*)amax.mutable_data_ptr() = largest;
+  *(float*)quant_scale.mutable_data_ptr() = scales.quant;
+  *(float*)dequant_scale.mutable_data_ptr() = scales.dequant;
+}
+
+}  // namespace
+}  // namespace mpkernels::quantize_current
+
+STABLE_TORCH_LIBRARY_FRAGMENT(mpkernels_cpu, m) {
+  m.def(
+      "quantize_current(Tensor x, int margin, bool power_of_two, bool transpose, Tensor(a!) q, "
+      "Tensor(b!) q_t, Tensor(c!) amax, Tensor(d!) quant_scale, Tensor(e!) dequant_scale) -> ()");
+}
+STABLE_TORCH_LIBRARY_IMPL(mpkernels_cpu, CPU, m) {
+  m.impl("quantize_current", TORCH_BOX(&mpkernels::quantize_current::bind_cpu));
+}

@@ -1,0 +1,22 @@
+"""Compiled CPU kernel: csrc/ops/quantize/cpu.cpp."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ... import native
+
+TARGETS = ("default", "avx2", "avx512")
+
+
+def why_not(x: Tensor, quant_scale: Tensor, dtype: torch.dtype, transpose: bool) -> str | None:
+    if not x.is_cpu:
+        return f"x is on {x.device}, not on the CPU"
+    return native.cpu_missing
+
+
+def run(q: Tensor, q_t: Tensor, amax: Tensor, x: Tensor, quant_scale: Tensor, dtype: torch.dtype, transpose: bool) -> None:
+    if not (x.is_contiguous() or (x.dim() == 2 and 1 in x.stride())):  # the kernel reads rows at any pitch, and columns too
+        x = x.contiguous()
+    torch.ops.mpkernels_cpu.quantize(x, quant_scale, transpose, q, q_t, amax)

@@ -1,0 +1,33 @@
+"""Compiled CPU kernels of amax, compute_scale and quantize in one call: csrc/ops/quantize_current/torch.cpp."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ... import native
+
+TARGETS = ("default", "avx2", "avx512")
+
+
+def why_not(x: Tensor, dtype: torch.dtype, margin: int, power_of_two: bool, transpose: bool) -> str | None:
+    if not x.is_cpu:
+        return f"x is on {x.device}, not on the CPU"
+    return native.cpu_missing
+
+
+def run(
+    q: Tensor,
+    q_t: Tensor,
+    amax: Tensor,
+    quant_scale: Tensor,
+    dequant_scale: Tensor,
+    x: Tensor,
+    dtype: torch.dtype,
+    margin: int,
+    power_of_two: bool,
+    transpose: bool,
+) -> None:
+    if not (x.is_contiguous() or (x.dim() == 2 and x.t().is_contiguous())):
+        x = x.contiguous()
+    torch.ops.mpkernels_cpu.quantize_current(x, margin, power_of_two, transpose, q, q_t, amax, quant_scale, dequant_scale)

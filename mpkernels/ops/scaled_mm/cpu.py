@@ -1,0 +1,37 @@
+"""Compiled CPU kernels: csrc/ops/scaled_mm/cpu*.cpp. They want K contiguous; anything else is copied first (FP8: cheap)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ... import native
+
+_kernel = None if native.cpu_missing else torch.ops.mpkernels_cpu.scaled_mm.default
+
+TARGETS = ("default", "avx2", "avx512", "avx512_bf16")
+
+
+def why_not(a: Tensor, *_args: object) -> str | None:
+    if not a.is_cpu:
+        return f"a is on {a.device}, not on the CPU"
+    return native.cpu_missing
+
+
+def run(
+    a: Tensor,
+    b: Tensor,
+    dequant_scale_a: Tensor,
+    dequant_scale_b: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+    accumulate: bool,
+    use_fast_accum: bool,
+) -> None:
+    if bias is not None:
+        bias = bias.contiguous()
+    _kernel(_k_major(a), _k_major(b), dequant_scale_a, dequant_scale_b, bias, out, accumulate)  # type: ignore[misc]
+
+
+def _k_major(x: Tensor) -> Tensor:
+    return x if x.stride(1) == 1 or x.shape[1] <= 1 else x.contiguous()
