@@ -1,8 +1,9 @@
 """FP8, BF16 and FP16 training kernels for PyTorch: see README.md for the ten-line start."""
 
-from . import formats, testing
+from . import formats, optim, testing
 from .convert import convert_to_fp8_training, linear_state_dict
 from .dispatch import BackendUnavailable, explain
+from .grad_scaler import GradScaler
 from .linear import Fp8Linear, fp8_linear
 from .ops.adamw_update import adamw_update_
 from .ops.amax import amax
@@ -27,6 +28,7 @@ __all__ = [
     "Float8CurrentScaling",
     "Format",
     "Fp8Linear",
+    "GradScaler",
     "adamw_update_",
     "amax",
     "compute_scale",
@@ -36,6 +38,7 @@ __all__ = [
     "fp8_linear",
     "grad_norm_and_check",
     "linear_state_dict",
+    "optim",
     "quantize",
     "quantize_current",
     "scaled_mm",
