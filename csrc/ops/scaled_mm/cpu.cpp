@@ -108,10 +108,14 @@ class Region {
       const int64_t depth = std::min(step, stretch.end - k);
       const bool last = k + depth == problem_.depth;
       Kernel::pack_rows(problem_.x, rows.begin, rows.size(), k, depth, x_panel_);
+      const bool in_row = k + step < stretch.end;
+      const uint8_t* next = problem_.x.data + (in_row ? rows.begin : rows.end) * problem_.x.pitch +
+                            (in_row ? k + step : stretch.begin);
       const Element* y = y_panels_ + (k - stretch.begin) * Kernel::kCols;
       float* tile = tiles;
       for (int64_t col = cols.begin; col < cols.end; col += Kernel::kCols) {
-        Kernel::multiply(x_panel_, y, tile, depth, k > 0);
+        Kernel::multiply(x_panel_, y, tile, depth, k > 0, next, problem_.x.pitch);
+        next = nullptr;
         if (last)
           finish(problem_, tile, Kernel::kCols, rows.begin, rows.size(), col,
                  std::min<int64_t>(Kernel::kCols, cols.end - col));

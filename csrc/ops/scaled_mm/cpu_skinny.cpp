@@ -12,6 +12,7 @@ namespace mpkernels::scaled_mm {
 namespace {
 
 constexpr int64_t kBlockRows = 64;           // sums finished at a time
+constexpr int64_t kStretchBytes = 32 << 10;  // of decoded Y, which stays in L1 for a block of rows
 constexpr int64_t kThreadBytes = 128 << 10;  // of X worth a thread: about 5 us
 
 // Runs dot_rows(first row, number of rows, sums) on blocks of rows over all threads, where it puts
@@ -38,7 +39,7 @@ constexpr int group_rows(int cols) { return cols <= 4 ? 4 : 2; }
 
 template <int Cols>
 MPK_AVX512_BF16 void dot_group_bf16(const uint8_t* const* x, const Bf16Decoder& decoder,
-                                    const uint16_t* y, int64_t y_pitch, int64_t depth,
+                                    const uint16_t* y, int64_t y_pitch, int64_t begin, int64_t end,
                                     float* sums) {
   constexpr int kGroup = group_rows(Cols);
   __m512 lanes[kGroup][Cols];
@@ -46,11 +47,11 @@ MPK_AVX512_BF16 void dot_group_bf16(const uint8_t* const* x, const Bf16Decoder& 
   for (int r = 0; r < kGroup; ++r)
 #pragma GCC unroll 8
     for (int c = 0; c < Cols; ++c) lanes[r][c] = _mm512_setzero_ps();
-  for (int64_t k = 0; k < depth; k += 64) {
+  for (int64_t k = begin; k < end; k += 64) {
     __m512i first[kGroup], second[kGroup];
 #pragma GCC unroll 4
     for (int r = 0; r < kGroup; ++r)
-      decode64(decoder, load_codes(x[r] + k, depth - k), first[r], second[r]);
+      decode64(decoder, load_codes(x[r] + k, end - k), first[r], second[r]);
 #pragma GCC unroll 8
     for (int c = 0; c < Cols; ++c) {
       const __m512bh y_first = (__m512bh)_mm512_load_si512(y + c * y_pitch + k);
@@ -65,21 +66,25 @@ MPK_AVX512_BF16 void dot_group_bf16(const uint8_t* const* x, const Bf16Decoder& 
 #pragma GCC unroll 4
   for (int r = 0; r < kGroup; ++r)
 #pragma GCC unroll 8
-    for (int c = 0; c < Cols; ++c) sums[r * kSkinnyCols + c] = _mm512_reduce_add_ps(lanes[r][c]);
+    for (int c = 0; c < Cols; ++c) sums[r * kSkinnyCols + c] += _mm512_reduce_add_ps(lanes[r][c]);
 }
 
 template <int Cols>
 MPK_AVX512_BF16 void dot_rows_bf16(const Problem& problem, const uint16_t* y, int64_t y_pitch,
                                    int64_t row, int64_t rows, float* sums) {
   constexpr int kGroup = group_rows(Cols);
+  constexpr int64_t kStretch = round_up(kStretchBytes / 2 / Cols, 64);
   const Bf16Decoder decoder = bf16_decoder(fp8_tables(problem.x.format));
-  for (int64_t i = 0; i < rows; i += kGroup) {
-    const uint8_t* x[kGroup];
-    // Past the end the last row is computed again; its sums are not finished.
-    for (int r = 0; r < kGroup; ++r)
-      x[r] = problem.x.data + (row + std::min(i + r, rows - 1)) * problem.x.pitch;
-    dot_group_bf16<Cols>(x, decoder, y, y_pitch, problem.depth, sums + i * kSkinnyCols);
-  }
+  std::fill(sums, sums + round_up(rows, kGroup) * kSkinnyCols, 0.0f);
+  for (int64_t k = 0; k < problem.depth; k += kStretch)
+    for (int64_t i = 0; i < rows; i += kGroup) {
+      const uint8_t* x[kGroup];
+      // Past the end the last row is computed again; its sums are not finished.
+      for (int r = 0; r < kGroup; ++r)
+        x[r] = problem.x.data + (row + std::min(i + r, rows - 1)) * problem.x.pitch;
+      dot_group_bf16<Cols>(x, decoder, y, y_pitch, k, std::min(k + kStretch, problem.depth),
+                           sums + i * kSkinnyCols);
+    }
 }
 
 MPK_AVX512_BF16 void decode_y(const Problem& problem, uint16_t* y, int64_t pitch) {
@@ -157,7 +162,8 @@ void multiply_fp32(const Problem& problem, float* y, int64_t y_pitch) {
 
 void multiply_skinny(const Problem& problem) {
   thread_local Scratch scratch;  // 2 or 4 times the bytes of Y
-  const int64_t y_pitch = round_up(problem.depth, 64);
+  // A line more, so that the same k of eight columns is not in one set of L1.
+  const int64_t y_pitch = round_up(problem.depth, 64) + 32;
 #if defined(__x86_64__)
   if (capability() == kAvx512Bf16) {
     uint16_t* y = scratch.reserve<uint16_t>(problem.cols * y_pitch);
