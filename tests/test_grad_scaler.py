@@ -105,6 +105,15 @@ def test_sparse_gradients_train_as_torch(bad):
     assert (ours[1] == 1).all() == bad
 
 
+def test_finds_the_overflow_of_a_sparse_float16_sum():
+    optimizer, scaler = clipping_optimizer(torch.zeros(3).half()), ready_scaler()
+    param = optimizer.param_groups[0]["params"][0]
+    param.grad = torch.sparse_coo_tensor([[1, 1]], torch.tensor([6e4, 6e4]).half(), (3,))
+    scaler.step(optimizer)
+    assert optimizer.seen["found_inf"].item() == 1.0
+    assert param.grad.is_coalesced()
+
+
 def test_is_a_torch_scaler():
     assert isinstance(mp.GradScaler("cpu"), torch.amp.GradScaler)
 
@@ -304,8 +313,7 @@ class Recorder(torch.optim.SGD):
     def __init__(self, params, *, max_grad_norm=None, fails=False):
         super().__init__(params, lr=1.0)
         self.fails = fails
-        if max_grad_norm is not None:
-            self.max_grad_norm = max_grad_norm
+        self.param_groups[0]["max_grad_norm"] = max_grad_norm
 
     def step(self, closure=None):
         self.seen = {name: getattr(self, name, None) for name in ("grad_scale", "found_inf", "grad_norm")}
@@ -380,8 +388,7 @@ def test_no_norm_for_gradients_it_did_not_read():
 
 
 def test_no_norm_for_other_optimizers():
-    optimizer, scaler = clipping_optimizer(torch.ones(2)), ready_scaler()
-    del optimizer.max_grad_norm
+    optimizer, scaler = clipping_optimizer(torch.ones(2), max_grad_norm=None), ready_scaler()
     scaler.step(optimizer)
     assert optimizer.seen["grad_norm"] is None
 
