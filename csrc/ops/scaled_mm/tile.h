@@ -124,6 +124,9 @@ struct Avx512Bf16Kernel {
 #pragma GCC unroll 2
       for (int v = 0; v < Vectors; ++v)
         sums[i][v] = resume ? _mm512_load_ps(tile + i * kCols + v * 16) : _mm512_setzero_ps();
+#pragma GCC unroll 32
+    for (int i = 0; i < Rows * Vectors; ++i)  // the next tile's sums may be as far as L3
+      _mm_prefetch(tile + kRows * kCols + i * 16, _MM_HINT_T0);
     for (int64_t begin = 0; begin < depth; begin += kPackStep) {
       if (next != nullptr)
         for (int i = 0; i < Rows; ++i) _mm_prefetch(next + i * next_pitch + begin, _MM_HINT_T0);
