@@ -54,7 +54,7 @@ constexpr int group_rows(int cols) { return cols <= 4 ? 4 : 2; }
 template <int Cols>
 MPK_AVX512_BF16 void dot_group_bf16(const uint8_t* const* x, const Bf16Decoder& decoder,
                                     const uint16_t* y, int64_t y_pitch, int64_t begin, int64_t end,
-                                    const Sums& sums, int64_t row) {
+                                    float* sums) {
   constexpr int kGroup = group_rows(Cols);
   __m512 lanes[kGroup][Cols];
 #pragma GCC unroll 4
@@ -68,19 +68,21 @@ MPK_AVX512_BF16 void dot_group_bf16(const uint8_t* const* x, const Bf16Decoder& 
       decode64(decoder, load_codes(x[r] + k, end - k), first[r], second[r]);
 #pragma GCC unroll 8
     for (int c = 0; c < Cols; ++c) {
-      const __m512bh y_first = (__m512bh)_mm512_load_si512(y + c * y_pitch + k);
-      const __m512bh y_second = (__m512bh)_mm512_load_si512(y + c * y_pitch + k + 32);
+      __m512i y_first = _mm512_load_si512(y + c * y_pitch + k);
+      __m512i y_second = _mm512_load_si512(y + c * y_pitch + k + 32);
+      // Else g++ 12 loads them again for each row, and loads are what limits eight columns.
+      asm("" : "+v"(y_first), "+v"(y_second));
 #pragma GCC unroll 4
       for (int r = 0; r < kGroup; ++r) {
-        lanes[r][c] = _mm512_dpbf16_ps(lanes[r][c], (__m512bh)first[r], y_first);
-        lanes[r][c] = _mm512_dpbf16_ps(lanes[r][c], (__m512bh)second[r], y_second);
+        lanes[r][c] = _mm512_dpbf16_ps(lanes[r][c], (__m512bh)first[r], (__m512bh)y_first);
+        lanes[r][c] = _mm512_dpbf16_ps(lanes[r][c], (__m512bh)second[r], (__m512bh)y_second);
       }
     }
   }
 #pragma GCC unroll 4
   for (int r = 0; r < kGroup; ++r)
 #pragma GCC unroll 8
-    for (int c = 0; c < Cols; ++c) sums.at(row + r, c) += _mm512_reduce_add_ps(lanes[r][c]);
+    for (int c = 0; c < Cols; ++c) sums[r * Cols + c] = _mm512_reduce_add_ps(lanes[r][c]);
 }
 
 template <int Cols>
@@ -95,8 +97,10 @@ MPK_AVX512_BF16 void dot_rows_bf16(const Problem& problem, const uint16_t* y, in
       // Past the end the last row is computed again; its sums are not finished.
       for (int r = 0; r < kGroup; ++r)
         x[r] = problem.x.data + (row + std::min(i + r, rows - 1)) * problem.x.pitch;
-      dot_group_bf16<Cols>(x, decoder, y, y_pitch, k, std::min(k + kStretch, problem.depth), sums,
-                           i);
+      float group[kGroup * Cols];
+      dot_group_bf16<Cols>(x, decoder, y, y_pitch, k, std::min(k + kStretch, problem.depth), group);
+      for (int r = 0; r < kGroup; ++r)
+        for (int c = 0; c < Cols; ++c) sums.at(i + r, c) += group[r * Cols + c];
     }
 }
 
