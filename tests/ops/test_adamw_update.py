@@ -61,6 +61,13 @@ def test_each_tensor_has_its_own_step(backend, device, counts):
     assert [step.item() for step in steps] == [min(count + 1, 2**24) for count in counts]
 
 
+def test_powers_are_by_repeated_squaring(backend, device):
+    """At this step the C library's pow gives another float32 step_size; masters of 0 let it be seen."""
+    lists = inputs([(400,)], counts=[28_399])
+    lists[0][0].zero_()
+    assert_equals_definition(mp.adamw_update_, lists, backend, device, **{**HYPER, "beta1": 0.99999})
+
+
 @dtypes
 def test_special_values(backend, device, grad_dtype, copy_dtype):
     masters = [specials(torch.float32, shift=shift) for shift in range(0, 30, 6)]
