@@ -1,6 +1,6 @@
 """FP8, BF16 and FP16 training kernels for PyTorch: see README.md for the ten-line start."""
 
-from . import formats, testing
+from . import formats, optim, testing
 from .convert import convert_to_fp8_training, linear_state_dict
 from .dispatch import BackendUnavailable, explain
 from .grad_scaler import GradScaler
@@ -38,6 +38,7 @@ __all__ = [
     "fp8_linear",
     "grad_norm_and_check",
     "linear_state_dict",
+    "optim",
     "quantize",
     "quantize_current",
     "scaled_mm",

@@ -140,7 +140,7 @@ def update_gradient(grad: Tensor, inv_loss_scale: Tensor | None, clip: Tensor | 
 
 
 def exact_power(base: float, exponent: Tensor) -> Tensor:
-    """Base ** exponent in float64 by repeated squaring, for whole 0 <= exponent <= 2^24.
+    """`base ** exponent` in float64 by repeated squaring, for whole 0 <= exponent <= 2^24.
 
     Only multiplications, in a fixed order: `pow` differs in the last place from one mathematical library to the next.
     """

@@ -10,6 +10,16 @@ from ...dispatch import Op
 from ...master_weights import check_update
 
 
+def check_numbers(lr: float, beta1: float, beta2: float, eps: float, weight_decay: float) -> None:
+    """Raises ValueError unless torch.optim.AdamW would take these, and they are finite."""
+    check_number("lr", lr, minimum=0)
+    for name, beta in (("beta1", beta1), ("beta2", beta2)):
+        if not 0 <= beta < 1:
+            raise ValueError(f"{name} must be >= 0 and < 1, got {beta}")
+    check_number("eps", eps, minimum=0)
+    check_number("weight_decay", weight_decay, minimum=0)
+
+
 def _check(
     masters: list[Tensor],
     exp_avgs: list[Tensor],
@@ -29,12 +39,7 @@ def _check(
     max_grad_norm: float = 0.0,
     found_inf: Tensor | None = None,
 ) -> None:
-    check_number("lr", lr, minimum=0)
-    for name, beta in (("beta1", beta1), ("beta2", beta2)):
-        if not 0 <= beta < 1:
-            raise ValueError(f"{name} must be >= 0 and < 1, got {beta}")
-    check_number("eps", eps, minimum=0)
-    check_number("weight_decay", weight_decay, minimum=0)
+    check_numbers(lr, beta1, beta2, eps, weight_decay)
     states = (("exp_avgs", exp_avgs), ("exp_avg_sqs", exp_avg_sqs))
     check_update(masters, states, steps, params, grads, lr_tensor, inv_loss_scale, grad_norm, max_grad_norm, found_inf)
 

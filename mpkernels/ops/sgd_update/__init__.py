@@ -10,6 +10,16 @@ from ...dispatch import Op
 from ...master_weights import check_update
 
 
+def check_numbers(lr: float, momentum: float, dampening: float, weight_decay: float, nesterov: bool) -> None:
+    """Raises ValueError unless torch.optim.SGD would take these, and they are finite."""
+    check_number("lr", lr, minimum=0)
+    check_number("momentum", momentum, minimum=0)
+    check_number("dampening", dampening)
+    check_number("weight_decay", weight_decay, minimum=0)
+    if nesterov and (momentum == 0 or dampening != 0):
+        raise ValueError(f"nesterov needs momentum > 0 and dampening 0, got momentum {momentum} and dampening {dampening}")
+
+
 def _check(
     masters: list[Tensor],
     momentum_buffers: list[Tensor],
@@ -28,12 +38,7 @@ def _check(
     max_grad_norm: float = 0.0,
     found_inf: Tensor | None = None,
 ) -> None:
-    check_number("lr", lr, minimum=0)
-    check_number("momentum", momentum, minimum=0)
-    check_number("dampening", dampening)
-    check_number("weight_decay", weight_decay, minimum=0)
-    if nesterov and (momentum == 0 or dampening != 0):
-        raise ValueError(f"nesterov needs momentum > 0 and dampening 0, got momentum {momentum} and dampening {dampening}")
+    check_numbers(lr, momentum, dampening, weight_decay, nesterov)
     if momentum == 0 and momentum_buffers:
         raise ValueError(f"momentum_buffers must be empty without momentum, got {len(momentum_buffers)} tensors")
     states = (("momentum_buffers", momentum_buffers),) if momentum != 0 else ()
