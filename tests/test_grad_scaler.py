@@ -108,7 +108,7 @@ def test_sparse_gradients_train_as_torch(bad):
 def test_finds_the_overflow_of_a_sparse_float16_sum():
     optimizer, scaler = clipping_optimizer(torch.zeros(3).half()), ready_scaler()
     param = optimizer.param_groups[0]["params"][0]
-    param.grad = torch.sparse_coo_tensor([[1, 1]], torch.tensor([6e4, 6e4]).half(), (3,))
+    param.grad = torch.sparse_coo_tensor([[1, 1]], torch.tensor([6e4, 6e4]).half(), (3,), check_invariants=True)
     scaler.step(optimizer)
     assert optimizer.seen["found_inf"].item() == 1.0
     assert param.grad.is_coalesced()
@@ -179,12 +179,6 @@ def misuse_float16_gradients(scaler, optimizer, cls):
     scaler.step(optimizer)
 
 
-def misuse_parameter_that_is_no_tensor(scaler, optimizer, cls):
-    scaled(scaler, optimizer)
-    optimizer.param_groups[0]["params"].append("weight")
-    scaler.unscale_(optimizer)
-
-
 def misuse_pickle_within_an_iteration(scaler, optimizer, cls):
     scaled(scaler, optimizer)
     scaler.unscale_(optimizer)
@@ -220,6 +214,14 @@ def test_refuses_as_torch_does(misuse):
             misuse(cls("cpu"), optimizer, cls)
         raised.append((info.type, str(info.value)))
     assert raised[0] == raised[1]
+
+
+def test_refuses_a_parameter_that_is_no_tensor():
+    optimizer, scaler = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1), mp.GradScaler("cpu")
+    scaled(scaler, optimizer)
+    optimizer.param_groups[0]["params"].append("weight")
+    with pytest.raises(AssertionError, match=r"expected param to be torch\.Tensor, got str"):
+        scaler.unscale_(optimizer)
 
 
 @pytest.mark.parametrize("hysteresis", [0, -1, 2**31])
