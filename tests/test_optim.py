@@ -124,6 +124,15 @@ def test_without_masters_each_step_rounds_once(ours, torchs, settings, dtype):
     assert not any("master" in state for state in optimizer.state.values())
 
 
+def test_masters_are_dropped_when_switched_off():
+    params = parameters(torch.bfloat16)
+    optimizer = mp.optim.AdamW(params)
+    train(optimizer, params, 1)
+    optimizer.param_groups[0]["master_weights"] = False
+    train(optimizer, params, 1)
+    assert not any("master" in state for state in optimizer.state.values())
+
+
 def test_small_steps_are_not_lost():
     """2^-9 * 2^-3 is below half an ulp of 1 in BF16: only a master remembers it."""
     for master_weights, expected in ((True, 1 - 16 * 2.0**-12), (False, 1.0)):

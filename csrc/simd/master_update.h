@@ -2,10 +2,12 @@
 // written, and the choice of a kernel by the two types.
 #pragma once
 
+#include <algorithm>
 #include <type_traits>
 
 #include "simd/bits.h"
 #include "simd/multi_tensor.h"
+#include "simd/stream.h"
 
 namespace mpkernels {
 
@@ -39,10 +41,30 @@ T* elements(const TensorData<void>& tensor, int64_t begin) {
   return (T*)tensor.data + begin;
 }
 
-template <typename Copy>
-Copy* copy_elements(const TensorDataList<void>& params, const Chunk& chunk) {
-  if constexpr (std::is_same_v<Copy, NoCopy>) return nullptr;
-  return elements<Copy>(params[chunk.tensor], chunk.begin);
+// From here on the copy goes past the caches. An update moves 12 to 28 bytes an element, so before
+// anybody can read the first copy again some 100 MB have followed it.
+constexpr int64_t kStreamElements = 1 << 22;
+constexpr int64_t kStreamBlock = 1024;  // 2 KiB of copy, which wait in L1
+
+// Calls body(begin, end, copy) for the elements of a chunk, all at once or in blocks; copy is where
+// body writes the low-precision elements, from [begin] on.
+template <typename Copy, typename Body>
+void for_copy_blocks(const TensorDataList<void>& params, const Chunk& chunk, bool stream,
+                     const Body& body) {
+  if constexpr (std::is_same_v<Copy, NoCopy>) {
+    body(chunk.begin, chunk.end, (Copy*)nullptr);
+  } else if (!stream) {
+    body(chunk.begin, chunk.end, elements<Copy>(params[chunk.tensor], chunk.begin));
+  } else {
+    alignas(64) Copy block[kStreamBlock];
+    for (int64_t begin = chunk.begin; begin < chunk.end; begin += kStreamBlock) {
+      const int64_t end = std::min(chunk.end, begin + kStreamBlock);
+      body(begin, end, block);
+      stream_bytes(elements<Copy>(params[chunk.tensor], begin), block,
+                   (end - begin) * (int64_t)sizeof(Copy));
+    }
+    stream_fence();
+  }
 }
 
 template <typename Grad, typename Body>

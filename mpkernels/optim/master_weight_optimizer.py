@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -29,12 +30,20 @@ State = dict[str, Any]
 class Update:
     """The arguments of one multi-tensor update: the tensors of one group, device and pair of dtypes, and their scalars."""
 
+    masters: list[Tensor]
+    states: list[list[Tensor]]
+    steps: list[Tensor]
+    params: list[Tensor]
+    grads: list[Tensor]
     lr: float
     scalars: dict[str, Any]  # lr_tensor, inv_loss_scale, grad_norm, max_grad_norm, found_inf
-    states: tuple[list[Tensor], ...]
-    params: list[Tensor]
-    masters: list[Tensor] = field(default_factory=list)
-    steps: list[Tensor] = field(default_factory=list)
+
+
+@dataclass
+class _Collected:
+    """Parameters of one kind that have a gradient."""
+
+    params: list[Tensor] = field(default_factory=list)
     grads: list[Tensor] = field(default_factory=list)
 
 
@@ -48,7 +57,6 @@ class _Scalars:
 
 
 _Kind = tuple[torch.device, torch.dtype, torch.dtype]  # of the parameters and their gradients
-_Collected = dict[_Kind, list[Tensor]]
 
 
 def check_lr(lr: float | Tensor) -> float:
@@ -147,90 +155,76 @@ class MasterWeightOptimizer(torch.optim.Optimizer):
         collected = [self._collect(group) for group in self.param_groups]
         scalars = self._scalars(collected)
         for group, kinds in zip(self.param_groups, collected, strict=True):
-            for (device, _, _), params in kinds.items():
-                self._update(group, self._prepare(group, params, device, scalars[device]))
-                for param in params:
-                    self._marks[param] = _mark(param)
+            for (device, _, _), some in kinds.items():
+                update = self._prepare(group, some, device, scalars[device])
+                self._update(group, update)
+                self._marks.update(zip(update.params, map(_mark, update.params), strict=True))
         return loss
 
-    def _collect(self, group: Group) -> _Collected:
+    def _collect(self, group: Group) -> dict[_Kind, _Collected]:
         """The parameters with a gradient by kind, all of them checked."""
         self._check_group(group)
-        kinds: _Collected = defaultdict(list)
+        kinds: dict[_Kind, _Collected] = defaultdict(_Collected)
         for i, param in enumerate(group["params"]):
             grad = param.grad
             if grad is None:
                 continue
             if grad.layout is not torch.strided:
                 raise TypeError(f"the gradient of params[{i}] must be a dense tensor, got layout {grad.layout}")
-            kinds[param.device, param.dtype, grad.dtype].append(param)
+            some = kinds[param.device, param.dtype, grad.dtype]
+            some.params.append(param)
+            some.grads.append(grad)
         for _, _, grad_dtype in kinds:
             check_dtype("the gradients' dtype", grad_dtype, HIGH_PRECISION_DTYPES)
         return kinds
 
-    def _scalars(self, collected: list[_Collected]) -> dict[torch.device, _Scalars]:
+    def _scalars(self, collected: list[dict[_Kind, _Collected]]) -> dict[torch.device, _Scalars]:
         """What a scaler has set on the optimizer, and the norm if a group is to be clipped, for each device."""
         grad_scale, found_inf, grad_norm = (getattr(self, name, None) for name in ("grad_scale", "found_inf", "grad_norm"))
-        params: dict[torch.device, list[Tensor]] = defaultdict(list)
+        grads: dict[torch.device, list[Tensor]] = defaultdict(list)
         for kinds in collected:
             for (device, _, _), some in kinds.items():
-                params[device] += some
+                grads[device] += some.grads
         scalars = {
             device: _Scalars(
                 inv_loss_scale=_scalar_on(device, grad_scale).reciprocal() if isinstance(grad_scale, Tensor) else None,
                 found_inf=_scalar_on(device, found_inf) if isinstance(found_inf, Tensor) else None,  # torch: 0 without gradients
             )
-            for device in params
+            for device in grads
         }
-        clipped = any(
-            kinds and group["max_grad_norm"] is not None for group, kinds in zip(self.param_groups, collected, strict=True)
-        )
-        if clipped:
+        thresholds = [group["max_grad_norm"] for group, kinds in zip(self.param_groups, collected, strict=True) if kinds]
+        if any(threshold is not None for threshold in thresholds):
             if grad_norm is None:
-                grad_norm = _total_norm({d: _norm(some, scalars[d].inv_loss_scale) for d, some in params.items()})
+                grad_norm = _total_norm([_norm(some, scalars[device].inv_loss_scale) for device, some in grads.items()])
             for device, of_device in scalars.items():
                 of_device.grad_norm = _scalar_on(device, grad_norm)
         return scalars
 
-    def _prepare(self, group: Group, params: list[Tensor], device: torch.device, scalars: _Scalars) -> Update:
-        """The lists of an update. Makes the state that is missing."""
+    def _prepare(self, group: Group, some: _Collected, device: torch.device, scalars: _Scalars) -> Update:
+        """The arguments of an update. Makes the state that is missing."""
+        params, states = some.params, [self.state[param] for param in some.params]
+        names = ("step", *self._states_of(group))
+        try:
+            steps, *moments = ([state[name] for state in states] for name in names)
+        except KeyError:
+            for param, state in zip(params, states, strict=True):
+                _complete(state, param, names)
+            steps, *moments = ([state[name] for state in states] for name in names)
+        is_wide = params[0].dtype is torch.float32
+        masters = params if is_wide else list(map(partial(self._master, group), params, states))
         lr, clip = group["lr"], group["max_grad_norm"] is not None
-        names = self._states_of(group)
-        update = Update(
-            lr=0.0 if isinstance(lr, Tensor) else lr,
-            scalars={
-                "lr_tensor": _scalar_on(device, lr) if isinstance(lr, Tensor) else None,
-                "inv_loss_scale": scalars.inv_loss_scale,
-                "grad_norm": scalars.grad_norm if clip else None,
-                "max_grad_norm": group["max_grad_norm"] if clip else 0.0,
-                "found_inf": scalars.found_inf,
-            },
-            states=tuple([] for _ in names),
-            params=[] if params[0].dtype is torch.float32 else params,
-        )
-        for param in params:
-            state = self.state[param]
-            self._complete(state, param, names)
-            update.masters.append(self._master(state, param, group))
-            update.steps.append(state["step"])
-            update.grads.append(param.grad)  # type: ignore[arg-type]  # _collect took those with a gradient
-            for name, tensors in zip(names, update.states, strict=True):
-                tensors.append(state[name])
-        return update
+        of_kind = {
+            "lr_tensor": _scalar_on(device, lr) if isinstance(lr, Tensor) else None,
+            "inv_loss_scale": scalars.inv_loss_scale,
+            "grad_norm": scalars.grad_norm if clip else None,
+            "max_grad_norm": group["max_grad_norm"] if clip else 0.0,
+            "found_inf": scalars.found_inf,
+        }
+        lr = 0.0 if isinstance(lr, Tensor) else lr
+        return Update(masters, moments, steps, [] if is_wide else params, some.grads, lr, of_kind)
 
-    @staticmethod
-    def _complete(state: State, param: Tensor, names: tuple[str, ...]) -> None:
-        """Missing states begin at zero, and with them the count of updates they have seen."""
-        missing = [name for name in names if name not in state]
-        if missing or "step" not in state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device=param.device)
-        for name in missing:
-            state[name] = torch.zeros_like(param, dtype=torch.float32)
-
-    def _master(self, state: State, param: Tensor, group: Group) -> Tensor:
-        """The FP32 tensor to update: the parameter itself, its master, or a temporary one."""
-        if param.dtype is torch.float32:
-            return param
+    def _master(self, group: Group, param: Tensor, state: State) -> Tensor:
+        """The FP32 tensor to update in the place of a 16-bit parameter: its master, or a temporary one."""
         if not group["master_weights"]:
             state.pop("master", None)
             return param.float()
@@ -312,21 +306,30 @@ class MasterWeightOptimizer(torch.optim.Optimizer):
         return state
 
 
+def _complete(state: State, param: Tensor, names: tuple[str, ...]) -> None:
+    """Missing states begin at zero, and with them the count of updates they have seen."""
+    missing = [name for name in names if name not in state]
+    if missing:
+        state["step"] = torch.zeros((), dtype=torch.float32, device=param.device)
+    for name in missing:
+        if name != "step":
+            state[name] = torch.zeros_like(param, dtype=torch.float32)
+
+
 def _refresh(master: Tensor, param: Tensor) -> None:
     """Where the master rounds to the parameter it stays, with its low bits; elsewhere it becomes the parameter."""
     master.copy_(torch.where(master.to(param.dtype) == param, master, param.float()))
 
 
-def _norm(params: list[Tensor], inv_loss_scale: Tensor | None) -> Tensor:
-    grads: list[Tensor] = [param.grad for param in params if param.grad is not None]
+def _norm(grads: list[Tensor], inv_loss_scale: Tensor | None) -> Tensor:
     if inv_loss_scale is None:
-        inv_loss_scale = torch.ones((), dtype=torch.float32, device=params[0].device)
+        inv_loss_scale = torch.ones((), dtype=torch.float32, device=grads[0].device)
     # A flag of its own: whether to skip is the scaler's decision, and without one torch's optimizers do not skip.
     return grad_norm_and_check(grads, inv_loss_scale, torch.zeros_like(inv_loss_scale))
 
 
-def _total_norm(norms: dict[torch.device, Tensor]) -> Tensor:
+def _total_norm(norms: list[Tensor]) -> Tensor:
+    """The norm of all from that of each device."""
     if len(norms) == 1:
-        return next(iter(norms.values()))
-    first = next(iter(norms))
-    return torch.linalg.vector_norm(torch.stack([norm.to(first) for norm in norms.values()]))
+        return norms[0]
+    return torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))

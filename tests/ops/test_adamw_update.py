@@ -61,6 +61,13 @@ def test_each_tensor_has_its_own_step(backend, device, counts):
     assert [step.item() for step in steps] == [min(count + 1, 2**24) for count in counts]
 
 
+def test_powers_are_by_repeated_squaring(backend, device):
+    """At this step the C library's pow gives another float32 step_size; masters of 0 let it be seen."""
+    lists = inputs([(400,)], counts=[28_399])
+    lists[0][0].zero_()
+    assert_equals_definition(mp.adamw_update_, lists, backend, device, **{**HYPER, "beta1": 0.99999})
+
+
 @dtypes
 def test_special_values(backend, device, grad_dtype, copy_dtype):
     masters = [specials(torch.float32, shift=shift) for shift in range(0, 30, 6)]
@@ -143,6 +150,24 @@ def test_dense_masters_of_any_layout(backend, device):
         expected = run_guarded(mp.adamw_update_, plain, device, **HYPER, backend=backend)
         for tensors, wanted in zip(after, expected, strict=True):
             assert_matches(tensors[0].reshape(wanted[0].shape), wanted[0])
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+def test_long_lists_stream_the_copy(backend, device, offset):
+    """From 2^22 elements on; a copy that begins at an odd address cannot be streamed."""
+    size = 2**22 - 1000
+    lists = inputs([(size,), (1777,)])
+    buffers = [torch.full((tensor.numel() + 16,), 7.0, dtype=torch.bfloat16, device=device) for tensor in lists[4]]
+    views = [buffer[8 + offset : 8 + offset + tensor.numel()] for buffer, tensor in zip(buffers, lists[4], strict=True)]
+    plain = [[tensor.to(device) for tensor in some] for some in lists]
+    tensors = [[tensor.clone() for tensor in some] for some in plain]
+    mp.adamw_update_(*tensors[:4], views, tensors[-1], **HYPER, backend=backend)
+    for master, view, buffer in zip(tensors[0], views, buffers, strict=True):
+        assert_matches(view, master.bfloat16())
+        assert (buffer[: 8 + offset] == 7).all()
+        assert (buffer[8 + offset + master.numel() :] == 7).all()
+    mp.adamw_update_(*plain, **HYPER, backend="reference")
+    assert_same_lists(tensors[:4], plain[:4])
 
 
 def test_no_tensors(backend):

@@ -129,6 +129,24 @@ def test_strides(backend, device, hyper):
             assert_matches(tensor, want)
 
 
+@pytest.mark.parametrize("offset", [0, 1])
+def test_long_lists_stream_the_copy(backend, device, offset):
+    """From 2^22 elements on; a copy that begins at an odd address cannot be streamed."""
+    size = 2**22 - 1000
+    lists = inputs([(size,), (1777,)], HYPER)
+    buffers = [torch.full((tensor.numel() + 16,), 7.0, dtype=torch.bfloat16, device=device) for tensor in lists[3]]
+    views = [buffer[8 + offset : 8 + offset + tensor.numel()] for buffer, tensor in zip(buffers, lists[3], strict=True)]
+    plain = [[tensor.to(device) for tensor in some] for some in lists]
+    tensors = [[tensor.clone() for tensor in some] for some in plain]
+    mp.sgd_update_(*tensors[:3], views, tensors[-1], **HYPER, backend=backend)
+    for master, view, buffer in zip(tensors[0], views, buffers, strict=True):
+        assert_matches(view, master.bfloat16())
+        assert (buffer[: 8 + offset] == 7).all()
+        assert (buffer[8 + offset + master.numel() :] == 7).all()
+    mp.sgd_update_(*plain, **HYPER, backend="reference")
+    assert_same_lists(tensors[:3], plain[:3])
+
+
 def test_no_tensors(backend):
     mp.sgd_update_([], [], [], [], [], **HYPER, backend=backend)
 

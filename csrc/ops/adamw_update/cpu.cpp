@@ -1,6 +1,6 @@
 // One read and one write of everything, 28 bytes a parameter with a 16-bit gradient and copy. From
-// DRAM the memory is the limit; in cache it is the division and the square root, of which there is
-// one each: the bias corrections enter as factors.
+// DRAM the memory is the limit, and long lists stream the copy past the caches; in cache it is the
+// division and the square root, of which there is one each: the bias corrections enter as factors.
 #include <cmath>
 
 #include "ops/adamw_update/adamw_update.h"
@@ -76,11 +76,16 @@ void adamw_update_cpu(const Lists& lists, const Hyperparameters& hyper, Gradient
     of_tensor.push_back(coefficients(hyper, *step, factors));
   }
   for_types(lists.grads, lists.params, [&]<typename Grad, typename Copy>(Grad, Copy) {
-    ChunkedList(lists.grads).for_each([&](const Chunk& chunk) {
-      const int64_t t = chunk.tensor, begin = chunk.begin;
-      update(elements<float>(lists.masters[t], begin), elements<float>(lists.exp_avgs[t], begin),
-             elements<float>(lists.exp_avg_sqs[t], begin), copy_elements<Copy>(lists.params, chunk),
-             (const Grad*)lists.grads[t].data + begin, chunk.end - begin, of_tensor[t]);
+    const ChunkedList chunks(lists.grads);
+    const bool stream = chunks.numel() >= kStreamElements;
+    chunks.for_each([&](const Chunk& chunk) {
+      const int64_t t = chunk.tensor;
+      const auto update_range = [&](int64_t begin, int64_t end, Copy* copy) {
+        update(elements<float>(lists.masters[t], begin), elements<float>(lists.exp_avgs[t], begin),
+               elements<float>(lists.exp_avg_sqs[t], begin), copy,
+               (const Grad*)lists.grads[t].data + begin, end - begin, of_tensor[t]);
+      };
+      for_copy_blocks<Copy>(lists.params, chunk, stream, update_range);
     });
   });
 }

@@ -121,16 +121,19 @@ struct Avx512Bf16Kernel {
     __m512 sums[Rows][Vectors];
 #pragma GCC unroll 32
     for (int i = 0; i < Rows; ++i)
-#pragma GCC unroll 2
+#pragma GCC unroll 3
       for (int v = 0; v < Vectors; ++v)
         sums[i][v] = resume ? _mm512_load_ps(tile + i * kCols + v * 16) : _mm512_setzero_ps();
+#pragma GCC unroll 32
+    for (int i = 0; i < Rows * Vectors; ++i)  // the next tile's sums may be as far as L3
+      _mm_prefetch(tile + kRows * kCols + i * 16, _MM_HINT_T0);
     for (int64_t begin = 0; begin < depth; begin += kPackStep) {
       if (next != nullptr)
         for (int i = 0; i < Rows; ++i) _mm_prefetch(next + i * next_pitch + begin, _MM_HINT_T0);
       const int64_t end = std::min(begin + kPackStep, depth);
       for (int64_t k = begin; k < end; k += 2) {
         __m512bh y_pairs[Vectors];
-#pragma GCC unroll 2
+#pragma GCC unroll 3
         for (int v = 0; v < Vectors; ++v)
           y_pairs[v] = (__m512bh)_mm512_load_si512(y + k * kCols + v * 32);
 #pragma GCC unroll 32
@@ -138,7 +141,7 @@ struct Avx512Bf16Kernel {
           int32_t pair;
           __builtin_memcpy(&pair, x + i * kStride + k, 4);
           const __m512bh x_pair = (__m512bh)_mm512_set1_epi32(pair);
-#pragma GCC unroll 2
+#pragma GCC unroll 3
           for (int v = 0; v < Vectors; ++v)
             sums[i][v] = _mm512_dpbf16_ps(sums[i][v], x_pair, y_pairs[v]);
         }
@@ -146,7 +149,7 @@ struct Avx512Bf16Kernel {
     }
 #pragma GCC unroll 32
     for (int i = 0; i < Rows; ++i)
-#pragma GCC unroll 2
+#pragma GCC unroll 3
       for (int v = 0; v < Vectors; ++v) _mm512_store_ps(tile + i * kCols + v * 16, sums[i][v]);
   }
 };
@@ -196,24 +199,24 @@ struct Avx512Kernel : Fp32Panels<Rows, 16 * Vectors> {
     __m512 sums[Rows][Vectors];
 #pragma GCC unroll 32
     for (int i = 0; i < Rows; ++i)
-#pragma GCC unroll 2
+#pragma GCC unroll 3
       for (int v = 0; v < Vectors; ++v)
         sums[i][v] = resume ? _mm512_load_ps(tile + i * Base::kCols + v * 16) : _mm512_setzero_ps();
     for (int64_t k = 0; k < depth; ++k) {
       __m512 y_values[Vectors];
-#pragma GCC unroll 2
+#pragma GCC unroll 3
       for (int v = 0; v < Vectors; ++v) y_values[v] = _mm512_load_ps(y + k * Base::kCols + v * 16);
 #pragma GCC unroll 32
       for (int i = 0; i < Rows; ++i) {
         const __m512 x_value = _mm512_set1_ps(x[i * Base::kStride + k]);
-#pragma GCC unroll 2
+#pragma GCC unroll 3
         for (int v = 0; v < Vectors; ++v)
           sums[i][v] = _mm512_fmadd_ps(x_value, y_values[v], sums[i][v]);
       }
     }
 #pragma GCC unroll 32
     for (int i = 0; i < Rows; ++i)
-#pragma GCC unroll 2
+#pragma GCC unroll 3
       for (int v = 0; v < Vectors; ++v)
         _mm512_store_ps(tile + i * Base::kCols + v * 16, sums[i][v]);
   }

@@ -1,5 +1,5 @@
 // One read and one write of everything, 20 bytes a parameter with a 16-bit gradient and copy (12
-// without momentum). Memory is the limit.
+// without momentum). Memory is the limit; long lists stream the copy past the caches.
 #include "ops/sgd_update/sgd_update.h"
 #include "simd/parallel.h"
 
@@ -76,16 +76,20 @@ void sgd_update_cpu(const Lists& lists, const Hyperparameters& hyper, GradientFa
     *step += 1.0f;
   }
   for_types(lists.grads, lists.params, [&]<typename Grad, typename Copy>(Grad, Copy) {
-    ChunkedList(lists.grads).for_each([&](const Chunk& chunk) {
-      const int64_t t = chunk.tensor, begin = chunk.begin, n = chunk.end - begin;
-      float* master = elements<float>(lists.masters[t], begin);
-      Copy* param = copy_elements<Copy>(lists.params, chunk);
-      const Grad* grad = (const Grad*)lists.grads[t].data + begin;
-      if (lists.momentum_buffers.empty())
-        update_plain(master, param, grad, n, of_tensor[t]);
-      else
-        update_momentum(master, elements<float>(lists.momentum_buffers[t], begin), param, grad, n,
-                        of_tensor[t]);
+    const ChunkedList chunks(lists.grads);
+    const bool stream = chunks.numel() >= kStreamElements;
+    chunks.for_each([&](const Chunk& chunk) {
+      const int64_t t = chunk.tensor;
+      const auto update_range = [&](int64_t begin, int64_t end, Copy* copy) {
+        float* master = elements<float>(lists.masters[t], begin);
+        const Grad* grad = (const Grad*)lists.grads[t].data + begin;
+        if (lists.momentum_buffers.empty())
+          update_plain(master, copy, grad, end - begin, of_tensor[t]);
+        else
+          update_momentum(master, elements<float>(lists.momentum_buffers[t], begin), copy, grad,
+                          end - begin, of_tensor[t]);
+      };
+      for_copy_blocks<Copy>(lists.params, chunk, stream, update_range);
     });
   });
 }
