@@ -11,7 +11,6 @@
 //
 // Limit: multiply-adds. docs/ops/scaled_mm.md has the arithmetic.
 #include <algorithm>
-#include <cstring>
 #include <memory>
 
 #include "ops/scaled_mm/problem.h"
