@@ -9,28 +9,29 @@ import torch
 import mpkernels as mp
 
 from ..cases import Case
-
-
-def transformer_gradients(dtype: torch.dtype, *, layers: int = 10, width: int = 512) -> list[torch.Tensor]:
-    """33 M elements in 62 tensors: embedding, head, and per layer the weights and norms of attention and MLP."""
-    shapes = [(1024, width), (1024, width)]
-    for _ in range(layers):
-        shapes += [(3 * width, width), (width, width), (4 * width, width), (width, 4 * width), (width,), (width,)]
-    generator = torch.Generator().manual_seed(0)
-    return [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+from ..gradients import transformer_gradients
 
 
 def cases() -> Iterator[Case]:
-    # 1 - 2^-24 is no power of two and leaves the values in range however often the passes are repeated
-    inv_loss_scale = torch.tensor(1 - 2.0**-24)
+    one = torch.tensor(1.0)
+    below_one = torch.tensor(1 - 2.0**-24)  # multiplies, and leaves the values in range however often it is repeated
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         grads, found_inf = transformer_gradients(dtype), torch.zeros(())
-        size = sum(g.nbytes for g in grads)
-        yield Case(
-            name=f"unscale_and_check_ {dtype} 32 M in {len(grads)} tensors",
-            ours=lambda g=grads, f=found_inf: mp.unscale_and_check_(g, inv_loss_scale, f),
-            peer=lambda g=grads, f=found_inf: torch._amp_foreach_non_finite_check_and_unscale_(g, f, inv_loss_scale),
-            peer_name="torch._amp_foreach_non_finite_check_and_unscale_",
-            bar=1.0,
-            bytes_moved=2 * size,
-        )
+        size, bar = sum(g.nbytes for g in grads), None if dtype is torch.float16 else 1.0
+        for what, factor, passes in (("", below_one, 2), (", inv_loss_scale 1", one, 1)):
+            yield Case(
+                name=f"unscale_and_check_ {dtype} 32 M in {len(grads)} tensors{what}",
+                ours=lambda g=grads, s=factor, f=found_inf: mp.unscale_and_check_(g, s, f),
+                peer=lambda g=grads, s=factor, f=found_inf: torch._amp_foreach_non_finite_check_and_unscale_(g, f, s),
+                peer_name="torch._amp_foreach_non_finite_check_and_unscale_",
+                bar=bar,
+                bytes_moved=passes * size,
+            )
+    small, found_inf = [torch.randn(64) for _ in range(100)], torch.zeros(())
+    yield Case(
+        name="unscale_and_check_ torch.float32 100 tensors of 64: the cost of a call",
+        ours=lambda: mp.unscale_and_check_(small, below_one, found_inf),
+        peer=lambda: torch._amp_foreach_non_finite_check_and_unscale_(small, found_inf, below_one),
+        peer_name="torch._amp_foreach_non_finite_check_and_unscale_",
+        bytes_moved=2 * sum(g.nbytes for g in small),
+    )

@@ -5,6 +5,11 @@
 // cannot hide. And only its magnitude: as integers magnitudes order like the values, Inf and NaN
 // above all, so the loop keeps one integer maximum, and one comparison at its end tells whether any
 // result rounds to Inf in the gradient's type.
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include <algorithm>
 #include <atomic>
 #include <type_traits>
 
@@ -32,6 +37,44 @@ MPK_INLINE int32_t unscale_body(T* __restrict__ g, int64_t n, float inv_loss_sca
   }
   return largest;
 }
+#if defined(__x86_64__)
+// F16C converts in one instruction what is 25 integer ones in the loop above, which does not
+// vectorise to it. As overloads these two take the place of the loop's copies below.
+MPK_AVX512 int32_t unscale_avx512(Half* g, int64_t n, float inv_loss_scale) {
+  const __m512 factor = _mm512_set1_ps(inv_loss_scale);
+  const __m512i magnitude_mask = _mm512_set1_epi32((int)kFp32MagnitudeMask);
+  __m512i largest = _mm512_setzero_si512();
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16) {
+    __m256i* const halves = (__m256i*)(g + i);
+    const __m512 unscaled = _mm512_mul_ps(_mm512_cvtph_ps(_mm256_loadu_si256(halves)), factor);
+    const __m512i magnitude = _mm512_and_si512(_mm512_castps_si512(unscaled), magnitude_mask);
+    largest = _mm512_max_epi32(largest, magnitude);
+    _mm256_storeu_si256(halves, _mm512_cvtps_ph(unscaled, _MM_FROUND_TO_NEAREST_INT));
+  }
+  int32_t lanes[16];
+  _mm512_storeu_si512(lanes, largest);
+  return std::max(*std::max_element(lanes, lanes + 16), unscale_body(g + i, n - i, inv_loss_scale));
+}
+
+MPK_AVX2 int32_t unscale_avx2(Half* g, int64_t n, float inv_loss_scale) {
+  const __m256 factor = _mm256_set1_ps(inv_loss_scale);
+  const __m256i magnitude_mask = _mm256_set1_epi32((int)kFp32MagnitudeMask);
+  __m256i largest = _mm256_setzero_si256();
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    __m128i* const halves = (__m128i*)(g + i);
+    const __m256 unscaled = _mm256_mul_ps(_mm256_cvtph_ps(_mm_loadu_si128(halves)), factor);
+    const __m256i magnitude = _mm256_and_si256(_mm256_castps_si256(unscaled), magnitude_mask);
+    largest = _mm256_max_epi32(largest, magnitude);
+    _mm_storeu_si128(halves, _mm256_cvtps_ph(unscaled, _MM_FROUND_TO_NEAREST_INT));
+  }
+  int32_t lanes[8];
+  _mm256_storeu_si256((__m256i*)lanes, largest);
+  return std::max(*std::max_element(lanes, lanes + 8), unscale_body(g + i, n - i, inv_loss_scale));
+}
+#endif
+
 MPK_MULTIVERSION((template <typename T>), int32_t, unscale,
                  (T * g, int64_t n, float inv_loss_scale), (g, n, inv_loss_scale))
 

@@ -19,11 +19,11 @@ void bind_cpu(Tensor loss_scale, Tensor growth_tracker, Tensor hysteresis_tracke
   check_fp32_scalar("found_inf", found_inf);
   int32_t* const growth = tracker_of("growth_tracker", growth_tracker);
   int32_t* const patience = tracker_of("hysteresis_tracker", hysteresis_tracker);
-  float* const scale = (float*)loss_scale.mutable_data_ptr();
+  float* const factor = (float*)loss_scale.mutable_data_ptr();
   const bool bad = *(const float*)found_inf.const_data_ptr() != 0.0f;
-  const State after = next({*scale, *growth, *patience}, bad,
+  const State after = next({*factor, *growth, *patience}, bad,
                            {growth_factor, backoff_factor, growth_interval, (int32_t)hysteresis});
-  *scale = after.loss_scale, *growth = after.growth_tracker, *patience = after.hysteresis_tracker;
+  *factor = after.loss_scale, *growth = after.growth_tracker, *patience = after.hysteresis_tracker;
 }
 
 }  // namespace
