@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "simd/bits.h"
+#include "simd/half.h"
 #include "simd/multi_tensor.h"
 #include "simd/stream.h"
 
@@ -44,27 +45,43 @@ T* elements(const TensorData<void>& tensor, int64_t begin) {
 // From here on the copy goes past the caches. An update moves 12 to 28 bytes an element, so before
 // anybody can read the first copy again some 100 MB have followed it.
 constexpr int64_t kStreamElements = 1 << 22;
-constexpr int64_t kStreamBlock = 1024;  // 2 KiB of copy, which wait in L1
+constexpr int64_t kBlock = 1024;  // 4 KiB of gradient and 2 KiB of copy beside it in L1
 
-// Calls body(begin, end, copy) for the elements of a chunk, all at once or in blocks; copy is where
-// body writes the low-precision elements, from [begin] on.
-template <typename Copy, typename Body>
-void for_copy_blocks(const TensorDataList<void>& params, const Chunk& chunk, bool stream,
-                     const Body& body) {
-  if constexpr (std::is_same_v<Copy, NoCopy>) {
-    body(chunk.begin, chunk.end, (Copy*)nullptr);
-  } else if (!stream) {
-    body(chunk.begin, chunk.end, elements<Copy>(params[chunk.tensor], chunk.begin));
-  } else {
-    alignas(64) Copy block[kStreamBlock];
-    for (int64_t begin = chunk.begin; begin < chunk.end; begin += kStreamBlock) {
-      const int64_t end = std::min(chunk.end, begin + kStreamBlock);
-      body(begin, end, block);
-      stream_bytes(elements<Copy>(params[chunk.tensor], begin), block,
-                   (end - begin) * (int64_t)sizeof(Copy));
+// Calls body(begin, end, grad, copy) for the elements of a chunk. body reads grad[i - begin] and
+// writes copy[i - begin]. It runs over the whole chunk, or over blocks where the copy is streamed
+// or where FP16 is converted on the way: then grad is float and copy is NoCopy.
+template <typename Grad, typename Copy, typename Body>
+void for_blocks(const TensorDataList<void>& masters, const TensorDataList<void>& params,
+                const TensorDataList<const void>& grads, const Chunk& chunk, bool stream,
+                const Body& body) {
+  constexpr bool kHasCopy = !std::is_same_v<Copy, NoCopy>;
+  constexpr bool kWidens = std::is_same_v<Grad, Half>, kNarrows = std::is_same_v<Copy, Half>;
+  stream = stream && kHasCopy;
+  alignas(64) float wide_block[kWidens ? kBlock : 1];
+  alignas(64) Copy copy_block[kHasCopy ? kBlock : 1];
+  const int64_t stride = kWidens || kNarrows || stream ? kBlock : chunk.end - chunk.begin;
+  for (int64_t begin = chunk.begin; begin < chunk.end; begin += stride) {
+    const int64_t end = std::min(chunk.end, begin + stride), n = end - begin;
+    const Grad* grad = (const Grad*)grads[chunk.tensor].data + begin;
+    Copy* param = kHasCopy ? elements<Copy>(params[chunk.tensor], begin) : nullptr;
+    Copy* copy = stream ? copy_block : param;
+    const auto run = [&](const auto* kernel_grad) {
+      if constexpr (kNarrows) {
+        body(begin, end, kernel_grad, (NoCopy*)nullptr);
+        narrow(elements<float>(masters[chunk.tensor], begin), copy, n);
+      } else {
+        body(begin, end, kernel_grad, copy);
+      }
+    };
+    if constexpr (kWidens) {
+      widen(grad, wide_block, n);
+      run((const float*)wide_block);
+    } else {
+      run(grad);
     }
-    stream_fence();
+    if (stream) stream_bytes(param, copy, n * (int64_t)sizeof(Copy));
   }
+  if (stream) stream_fence();
 }
 
 template <typename Grad, typename Body>

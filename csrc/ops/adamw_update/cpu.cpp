@@ -80,12 +80,11 @@ void adamw_update_cpu(const Lists& lists, const Hyperparameters& hyper, Gradient
     const bool stream = chunks.numel() >= kStreamElements;
     chunks.for_each([&](const Chunk& chunk) {
       const int64_t t = chunk.tensor;
-      const auto update_range = [&](int64_t begin, int64_t end, Copy* copy) {
+      const auto update_range = [&](int64_t begin, int64_t end, const auto* grad, auto* copy) {
         update(elements<float>(lists.masters[t], begin), elements<float>(lists.exp_avgs[t], begin),
-               elements<float>(lists.exp_avg_sqs[t], begin), copy,
-               (const Grad*)lists.grads[t].data + begin, end - begin, of_tensor[t]);
+               elements<float>(lists.exp_avg_sqs[t], begin), copy, grad, end - begin, of_tensor[t]);
       };
-      for_copy_blocks<Copy>(lists.params, chunk, stream, update_range);
+      for_blocks<Grad, Copy>(lists.masters, lists.params, lists.grads, chunk, stream, update_range);
     });
   });
 }

@@ -80,16 +80,15 @@ void sgd_update_cpu(const Lists& lists, const Hyperparameters& hyper, GradientFa
     const bool stream = chunks.numel() >= kStreamElements;
     chunks.for_each([&](const Chunk& chunk) {
       const int64_t t = chunk.tensor;
-      const auto update_range = [&](int64_t begin, int64_t end, Copy* copy) {
+      const auto update_range = [&](int64_t begin, int64_t end, const auto* grad, auto* copy) {
         float* master = elements<float>(lists.masters[t], begin);
-        const Grad* grad = (const Grad*)lists.grads[t].data + begin;
         if (lists.momentum_buffers.empty())
           update_plain(master, copy, grad, end - begin, of_tensor[t]);
         else
           update_momentum(master, elements<float>(lists.momentum_buffers[t], begin), copy, grad,
                           end - begin, of_tensor[t]);
       };
-      for_copy_blocks<Copy>(lists.params, chunk, stream, update_range);
+      for_blocks<Grad, Copy>(lists.masters, lists.params, lists.grads, chunk, stream, update_range);
     });
   });
 }

@@ -1,0 +1,68 @@
+// Rows of FP16 to and from FP32. F16C converts in one instruction what is a dozen or two integer
+// ones in bits.h, and loops over those do not vectorise together with other arithmetic: kernels
+// that see FP16 convert a block at a time in L1.
+#pragma once
+
+#include "simd/bits.h"
+#include "simd/capability.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace mpkernels {
+
+#if defined(__x86_64__)
+// Each converts whole vectors and returns how many elements those were.
+MPK_AVX512 inline int64_t widen_avx512(const Half* from, float* to, int64_t n) {
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16)
+    _mm512_storeu_ps(to + i, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)(from + i))));
+  return i;
+}
+
+MPK_AVX2 inline int64_t widen_avx2(const Half* from, float* to, int64_t n) {
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8)
+    _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(from + i))));
+  return i;
+}
+
+MPK_AVX512 inline int64_t narrow_avx512(const float* from, Half* to, int64_t n) {
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16)
+    _mm256_storeu_si256((__m256i*)(to + i),
+                        _mm512_cvtps_ph(_mm512_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT));
+  return i;
+}
+
+MPK_AVX2 inline int64_t narrow_avx2(const float* from, Half* to, int64_t n) {
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8)
+    _mm_storeu_si128((__m128i*)(to + i),
+                     _mm256_cvtps_ph(_mm256_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT));
+  return i;
+}
+#endif
+
+// Exact.
+inline void widen(const Half* from, float* to, int64_t n) {
+  int64_t i = 0;
+#if defined(__x86_64__)
+  const Capability level = capability();
+  if (level >= kAvx2) i = level >= kAvx512 ? widen_avx512(from, to, n) : widen_avx2(from, to, n);
+#endif
+  for (; i < n; ++i) to[i] = to_float(from[i]);
+}
+
+// Round to nearest, ties to even; overflow gives Inf.
+inline void narrow(const float* from, Half* to, int64_t n) {
+  int64_t i = 0;
+#if defined(__x86_64__)
+  const Capability level = capability();
+  if (level >= kAvx2) i = level >= kAvx512 ? narrow_avx512(from, to, n) : narrow_avx2(from, to, n);
+#endif
+  for (; i < n; ++i) from_float(from[i], to[i]);
+}
+
+}  // namespace mpkernels
