@@ -1,6 +1,6 @@
-// Rows of FP16 to and from FP32. F16C converts in one instruction what is a dozen or two integer
-// ones in bits.h, and loops over those do not vectorise together with other arithmetic: kernels
-// that see FP16 convert a block at a time in L1.
+// Rows of FP16 and BF16 to and from FP32. Kernels that compute in FP32 convert a block at a time in
+// L1: apart from the arithmetic the conversions vectorise better, and FP16's, a dozen or two
+// integer instructions in bits.h, become one of F16C.
 #pragma once
 
 #include "simd/bits.h"
@@ -45,7 +45,20 @@ MPK_AVX2 inline int64_t narrow_avx2(const float* from, Half* to, int64_t n) {
 }
 #endif
 
+MPK_INLINE void widen_bf16_body(const BFloat16* __restrict__ from, float* __restrict__ to,
+                                int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = to_float(from[i]);
+}
+MPK_MULTIVERSION((), void, widen_bf16, (const BFloat16* from, float* to, int64_t n), (from, to, n))
+
+MPK_INLINE void narrow_bf16_body(const float* __restrict__ from, BFloat16* __restrict__ to,
+                                 int64_t n) {
+  for (int64_t i = 0; i < n; ++i) from_float(from[i], to[i]);
+}
+MPK_MULTIVERSION((), void, narrow_bf16, (const float* from, BFloat16* to, int64_t n), (from, to, n))
+
 // Exact.
+inline void widen(const BFloat16* from, float* to, int64_t n) { widen_bf16(from, to, n); }
 inline void widen(const Half* from, float* to, int64_t n) {
   int64_t i = 0;
 #if defined(__x86_64__)
@@ -56,6 +69,7 @@ inline void widen(const Half* from, float* to, int64_t n) {
 }
 
 // Round to nearest, ties to even; overflow gives Inf.
+inline void narrow(const float* from, BFloat16* to, int64_t n) { narrow_bf16(from, to, n); }
 inline void narrow(const float* from, Half* to, int64_t n) {
   int64_t i = 0;
 #if defined(__x86_64__)
