@@ -33,7 +33,10 @@ inline float* fp32_elements(const TensorData<void>& tensor, int64_t begin) {
 // From here on the copy goes past the caches. An update moves 12 to 28 bytes an element, so before
 // anybody can read the first copy again some 100 MB have followed it.
 constexpr int64_t kStreamElements = 1 << 22;
-constexpr int64_t kBlock = 1024;  // 4 KiB of gradient and 2 KiB of copy beside it in L1
+// Elements converted at a time. So few that the core has the next block's loads in flight while it
+// still converts this one's copy: for 32 M parameters 16 ms, against 17.5 with 1024 and 23 with
+// 4096.
+constexpr int64_t kBlock = 128;
 
 // The FP32 values of n elements from `begin` on: the tensor's own memory, or `block`, filled.
 inline const float* widened(const TensorData<const void>& grad, int64_t begin, int64_t n,
@@ -70,9 +73,11 @@ void for_master_blocks(const TensorDataList<void>& masters, const TensorDataList
   const bool stream = chunks.numel() >= kStreamElements;
   chunks.for_each([&](const Chunk& chunk) {
     const int64_t t = chunk.tensor;
+    const bool converts = !params.empty() || grads[t].type != FloatType::kFloat32;
+    const int64_t stride = converts ? kBlock : kChunkElements;
     alignas(64) float grad_block[kBlock];
-    for (int64_t begin = chunk.begin; begin < chunk.end; begin += kBlock) {
-      const int64_t end = std::min(chunk.end, begin + kBlock), n = end - begin;
+    for (int64_t begin = chunk.begin; begin < chunk.end; begin += stride) {
+      const int64_t end = std::min(chunk.end, begin + stride), n = end - begin;
       update(t, begin, end, widened(grads[t], begin, n, grad_block));
       if (params.empty()) continue;
       const float* master = fp32_elements(masters[t], begin);
