@@ -33,14 +33,14 @@ def check_device(name: str, tensor: Tensor, device: torch.device) -> None:
 
 def check_disjoint(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
     """The memory spans of two tensors do not overlap. Costs next to nothing unless they share a storage."""
-    if torch._C._is_alias_of(tensor, other):
+    if torch._C._is_alias_of(tensor, other):  # type: ignore[attr-defined]  # works on fake tensors, unlike data_ptr()
         begin, end = _byte_span(tensor)
         other_begin, other_end = _byte_span(other)
         if begin < other_end and other_begin < end:
             raise ValueError(f"{name} must not overlap {other_name}: they share memory")
 
 
-def _byte_span(tensor: Tensor) -> tuple[int, int]:
+def _byte_span(tensor: Tensor) -> tuple[int | torch.SymInt, int | torch.SymInt]:
     """Where in its storage a tensor begins and ends."""
     begin = tensor.storage_offset()
     elements = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))

@@ -127,11 +127,12 @@ class Op:
         args = self._complete(args)
         self.check(*args)
         outputs = self.outputs(*args)
-        if self.arguments is None:
-            self.select(args, backend).run(*outputs, *args)
-        else:
-            backend_args = self.arguments(outputs, *args)
-            self.select(backend_args, backend).run(*backend_args)
+        with torch._C._AutoDispatchBelowAutograd():  # ops are not differentiable: what a backend calls must record nothing
+            if self.arguments is None:
+                self.select(args, backend).run(*outputs, *args)
+            else:
+                backend_args = self.arguments(outputs, *args)
+                self.select(backend_args, backend).run(*backend_args)
         for i in self._written:  # backends write through raw pointers; autograd must still see what it saved being changed
             if args[i] is not None:
                 torch.autograd.graph.increment_version(args[i])

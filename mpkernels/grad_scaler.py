@@ -52,6 +52,10 @@ def _split(grads: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     return ours, others
 
 
+def _clips(optimizer: torch.optim.Optimizer) -> bool:
+    return any(group.get("max_grad_norm") is not None for group in optimizer.param_groups)
+
+
 def _unscale_with_torch_(grads: Sequence[Tensor], inv_loss_scale: Tensor, found_inf: Tensor) -> None:
     per_dtype: dict[torch.dtype, list[Tensor]] = defaultdict(list)
     for grad in grads:
@@ -78,9 +82,10 @@ class GradScaler(torch.amp.GradScaler):
       only the unscaling makes infinite (a loss scale below 1), which torch misses.
     * For optimizers with `_step_supports_amp_scaling` (torch's `fused=True`, `mpkernels.optim`) torch reads and rewrites the
       gradients to check them; this reads them only.
-    * That read also takes their norm. An optimizer with an attribute `max_grad_norm` (`mpkernels.optim`) finds the norm of
-      the unscaled gradients, () float32, as `optimizer.grad_norm` during its step(), beside `grad_scale` and `found_inf`.
-      Not after an explicit unscale_(): the gradients may have been changed since. Not with gradients on several devices.
+    * That read also takes their norm. An optimizer with `max_grad_norm` in a param_group (`mpkernels.optim`) finds the norm
+      of all its unscaled gradients, () float32, as `optimizer.grad_norm` during its step(), beside `grad_scale` and
+      `found_inf`. Not after an explicit unscale_(): the gradients may have been changed since. Not with gradients on several
+      devices, or of a dtype that the ops do not take.
     * `hysteresis` bad steps in a row are needed before the scale shrinks.
 
     Args:
@@ -154,7 +159,7 @@ class GradScaler(torch.amp.GradScaler):
             found_infs[device] = torch.zeros((), dtype=torch.float32, device=device)
             norm = grad_norm_and_check(ours, inv_scale.to(device, non_blocking=True), found_infs[device])
             _unscale_with_torch_(others, torch.ones_like(inv_scale, device=device), found_infs[device])
-            if hasattr(optimizer, "max_grad_norm") and len(per_device) == 1 and not others:
+            if _clips(optimizer) and len(per_device) == 1 and not others:
                 optimizer.grad_norm = norm  # type: ignore[attr-defined]
         self._per_optimizer_states[id(optimizer)]["found_inf_per_device"] = found_infs
         return found_infs  # type: ignore[return-value]  # torch's annotation has str for the device
@@ -164,7 +169,7 @@ class GradScaler(torch.amp.GradScaler):
         try:
             return super().step(optimizer, *args, **kwargs)
         finally:
-            if hasattr(optimizer, "max_grad_norm"):
+            if _clips(optimizer):
                 vars(optimizer).pop("grad_norm", None)  # it holds for this step's gradients only
 
     def update(self, new_scale: float | Tensor | None = None) -> None:

@@ -6,14 +6,14 @@ import torch
 
 import mpkernels as mp
 from mpkernels import native
+from mpkernels.dispatch import OPS
 
 
 def main() -> None:
     assert native.cpu_missing is None, native.cpu_missing
     torch.manual_seed(0)
-    model = mp.convert_to_fp8_training(
-        torch.nn.Sequential(torch.nn.Linear(128, 256), torch.nn.GELU(), torch.nn.Linear(256, 128)).bfloat16()
-    )
+    model = torch.nn.Sequential(torch.nn.Linear(128, 256), torch.nn.GELU(), torch.nn.Linear(256, 128)).bfloat16()
+    mp.convert_to_fp8_training(model)
     optimizer = mp.optim.AdamW(model.parameters(), lr=1e-2, max_grad_norm=1.0)
     scaler = mp.GradScaler("cpu", init_scale=2.0**10)
     x = torch.randn(64, 128, dtype=torch.bfloat16)
@@ -26,10 +26,9 @@ def main() -> None:
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0], losses
-    for name in ("amax", "quantize", "scaled_mm", "adamw_update_"):
-        torch.library.opcheck(
-            mp.dispatch.OPS[name].torch_op, mp.dispatch.OPS[name].bind(*mp.dispatch.OPS[name].example(torch.device("cpu")))
-        )
+    for name in ("amax", "quantize", "adamw_update_"):
+        op = OPS[name]
+        torch.library.opcheck(op.torch_op, op.bind(*op.example(torch.device("cpu"))))
     print(f"torch {torch.__version__}: loss {losses[0]:.4f} -> {losses[-1]:.4f}")
 
 

@@ -125,3 +125,17 @@ def test_cpu_capability_can_be_limited(level):
 def test_unknown_cpu_capability_is_refused():
     with pytest.raises(ValueError, match="CPU capability must be auto, default, avx2, avx512, avx512_bf16, got 'mmx'"):
         native.set_cpu_capability("mmx")
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_ops_record_nothing_for_autograd(backend):
+    x = torch.ones(3, requires_grad=True)
+    assert not mp.amax(x, backend=backend).requires_grad
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_lazily_negated_views_are_read_with_their_sign(backend):
+    x = torch.tensor([1 + 2j, 3 + 4j]).conj().imag
+    assert x.is_neg()
+    q = mp.quantize(x, torch.tensor(1.0), backend=backend).q
+    assert q.float().tolist() == [-2.0, -4.0]

@@ -105,6 +105,15 @@ def test_sparse_gradients_train_as_torch(bad):
     assert (ours[1] == 1).all() == bad
 
 
+def test_finds_the_overflow_of_a_sparse_float16_sum():
+    optimizer, scaler = clipping_optimizer(torch.zeros(3).half()), ready_scaler()
+    param = optimizer.param_groups[0]["params"][0]
+    param.grad = torch.sparse_coo_tensor([[1, 1]], torch.tensor([6e4, 6e4]).half(), (3,), check_invariants=True)
+    scaler.step(optimizer)
+    assert optimizer.seen["found_inf"].item() == 1.0
+    assert param.grad.is_coalesced()
+
+
 def test_is_a_torch_scaler():
     assert isinstance(mp.GradScaler("cpu"), torch.amp.GradScaler)
 
@@ -170,12 +179,6 @@ def misuse_float16_gradients(scaler, optimizer, cls):
     scaler.step(optimizer)
 
 
-def misuse_parameter_that_is_no_tensor(scaler, optimizer, cls):
-    scaled(scaler, optimizer)
-    optimizer.param_groups[0]["params"].append("weight")
-    scaler.unscale_(optimizer)
-
-
 def misuse_pickle_within_an_iteration(scaler, optimizer, cls):
     scaled(scaler, optimizer)
     scaler.unscale_(optimizer)
@@ -211,6 +214,14 @@ def test_refuses_as_torch_does(misuse):
             misuse(cls("cpu"), optimizer, cls)
         raised.append((info.type, str(info.value)))
     assert raised[0] == raised[1]
+
+
+def test_refuses_a_parameter_that_is_no_tensor():
+    optimizer, scaler = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1), mp.GradScaler("cpu")
+    scaled(scaler, optimizer)
+    optimizer.param_groups[0]["params"].append("weight")
+    with pytest.raises(AssertionError, match=r"expected param to be torch\.Tensor, got str"):
+        scaler.unscale_(optimizer)
 
 
 @pytest.mark.parametrize("hysteresis", [0, -1, 2**31])
@@ -304,8 +315,7 @@ class Recorder(torch.optim.SGD):
     def __init__(self, params, *, max_grad_norm=None, fails=False):
         super().__init__(params, lr=1.0)
         self.fails = fails
-        if max_grad_norm is not None:
-            self.max_grad_norm = max_grad_norm
+        self.param_groups[0]["max_grad_norm"] = max_grad_norm
 
     def step(self, closure=None):
         self.seen = {name: getattr(self, name, None) for name in ("grad_scale", "found_inf", "grad_norm")}
@@ -380,8 +390,7 @@ def test_no_norm_for_gradients_it_did_not_read():
 
 
 def test_no_norm_for_other_optimizers():
-    optimizer, scaler = clipping_optimizer(torch.ones(2)), ready_scaler()
-    del optimizer.max_grad_norm
+    optimizer, scaler = clipping_optimizer(torch.ones(2), max_grad_norm=None), ready_scaler()
     scaler.step(optimizer)
     assert optimizer.seen["grad_norm"] is None
 

@@ -69,7 +69,7 @@ inline const Fp8Tables& fp8_tables(Fp8 format) {
 
 #if defined(__x86_64__)
 
-// Decodes 64 codes to BF16 in 6 instructions: vpermi2b looks up 128 entries and ignores bit 7.
+// Decodes 64 codes to BF16 in 5 instructions: vpermi2b looks up 128 entries and ignores bit 7.
 struct Bf16Decoder {
   __m512i low[2], high[2];
 };
@@ -79,12 +79,10 @@ MPK_INLINE MPK_AVX512_BF16 Bf16Decoder bf16_decoder(const Fp8Tables& tables) {
           {_mm512_load_si512(tables.bf16_high.data()), _mm512_load_si512(&tables.bf16_high[64])}};
 }
 
-// first: codes 0 to 31, second: codes 32 to 63.
-MPK_INLINE MPK_AVX512_BF16 void decode64(const Bf16Decoder& decoder, __m512i codes, __m512i& first,
-                                         __m512i& second) {
-  // unpack works on 128-bit lanes, so the codes of output lane i must be in the halves of lane i.
-  const __m512i lane_order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
-  codes = _mm512_permutexvar_epi64(lane_order, codes);
+// By 128-bit lanes: lane i of `first` gets the lower 8 codes of lane i, lane i of `second` the
+// upper.
+MPK_INLINE MPK_AVX512_BF16 void decode_lanes(const Bf16Decoder& decoder, __m512i codes,
+                                             __m512i& first, __m512i& second) {
   const __m512i low = _mm512_permutex2var_epi8(decoder.low[0], codes, decoder.low[1]);
   const __m512i magnitude = _mm512_permutex2var_epi8(decoder.high[0], codes, decoder.high[1]);
   // 0xea: a & b | c
@@ -94,6 +92,14 @@ MPK_INLINE MPK_AVX512_BF16 void decode64(const Bf16Decoder& decoder, __m512i cod
   second = _mm512_unpackhi_epi8(low, high);
 }
 
+// In order: `first` gets codes 0 to 31, `second` codes 32 to 63.
+MPK_INLINE MPK_AVX512_BF16 void decode64(const Bf16Decoder& decoder, __m512i codes, __m512i& first,
+                                         __m512i& second) {
+  const __m512i lane_order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+  decode_lanes(decoder, _mm512_permutexvar_epi64(lane_order, codes), first, second);
+}
+
+// The first `count` of 64 codes, zeros after them.
 MPK_INLINE MPK_AVX512_BF16 __m512i load_codes(const uint8_t* codes, int64_t count) {
   if (count >= 64) return _mm512_loadu_si512(codes);
   return _mm512_maskz_loadu_epi8(count <= 0 ? 0 : ~0ull >> (64 - count), codes);

@@ -70,7 +70,7 @@ def test_every_16_bit_value(backend, device, dtype, fp8, quant_scale):
 
 
 @fp8_dtypes
-@pytest.mark.parametrize("quant_scale", QUANT_SCALES)
+@pytest.mark.parametrize("quant_scale", [1.0, 0.1, -1.5])
 def test_fp32_around_every_upper_half(backend, device, fp8, quant_scale):
     """Every sign, exponent and 7 leading fraction bits, with trailing halves on and beside the ties of both formats."""
     upper = np.arange(2**16, dtype=np.uint32)[:, None] << 16
@@ -134,10 +134,10 @@ def test_nan_and_zero_codes(backend, device, fp8, x, quant_scale, code):
 @pytest.mark.parametrize("bad", [float("inf"), -float("inf"), float("nan")])
 @pytest.mark.parametrize("transpose", [False, True])
 def test_amax_is_unscaled_and_propagates(backend, device, dtype, bad, transpose):
-    x = torch.randn(301, 401, generator=torch.Generator().manual_seed(1)).to(dtype).to(device)
+    x = torch.randn(130, 300, generator=torch.Generator().manual_seed(1)).to(dtype).to(device)
     quant_scale = torch.tensor(1e-3, device=device)
     assert_matches(mp.quantize(x, quant_scale, transpose=transpose, backend=backend).amax, x.float().abs().max())
-    for position in ((0, 0), (150, 17), (300, 400)):
+    for position in ((0, 0), (100, 17), (129, 299)):
         poisoned = x.clone()
         poisoned[position] = bad
         amax = mp.quantize(poisoned, quant_scale, transpose=transpose, backend=backend).amax
@@ -151,7 +151,7 @@ def test_ragged_shapes(backend, device, dtype, shape):
 
 
 @fp8_dtypes
-@pytest.mark.parametrize("shape", [(700, 900), (2, 200_000), (200_000, 2)], ids=str)
+@pytest.mark.parametrize("shape", [(300, 700), (2, 100_000), (100_000, 2)], ids=str)
 def test_enough_for_several_threads(backend, device, fp8, shape):
     assert_quantizes(torch.randn(shape).bfloat16(), 30.0, fp8, backend, device)
 

@@ -36,7 +36,7 @@ def assert_is_the_composition(
 
 @dtypes
 @fp8_dtypes
-@pytest.mark.parametrize("shape", [(1, 1), (63, 65), (1000, 3), (0, 5), (5, 0), (700, 900)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1), (63, 65), (1000, 3), (0, 5), (5, 0), (300, 700)], ids=str)
 def test_is_the_composition(backend, device, dtype, fp8, shape):
     x = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 20).to(dtype).to(device)
     assert_is_the_composition(x, fp8, backend)

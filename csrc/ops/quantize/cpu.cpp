@@ -18,20 +18,26 @@ namespace {
 constexpr int kTileRows = 64;
 constexpr int kTileColumns = 256;
 
+constexpr uint32_t kSignCode = 0x80;
+
+MPK_INLINE uint32_t sign_code(float x) { return to_bits(x) >> 24 & kSignCode; }
+MPK_INLINE uint32_t sign_code(BFloat16 x) { return x.bits >> 8 & kSignCode; }
+MPK_INLINE uint32_t sign_code(Half x) { return x.bits >> 8 & kSignCode; }
+
 // x[0:n] -> q[0:n]; returns the FP32 bits of max |x|. Magnitudes order like their bits, so an
-// integer maximum lets Inf and NaN through and vectorises without -ffast-math.
+// integer maximum lets Inf and NaN through and vectorises without -ffast-math. Signs go past the
+// product, since the hardware chooses that of a NaN.
 template <typename In, typename Format>
 MPK_INLINE uint32_t encode_row(Format, const In* __restrict__ x, uint8_t* __restrict__ q, int64_t n,
                                float quant_scale) {
+  const float scale_magnitude = from_bits(to_bits(quant_scale) & kFp32MagnitudeMask);
+  const uint32_t scale_sign = sign_code(quant_scale);
   uint32_t amax = 0;
   for (int64_t i = 0; i < n; ++i) {
-    const float value = to_float(x[i]);
-    const uint32_t magnitude = to_bits(value) & kFp32MagnitudeMask;
+    const uint32_t magnitude = to_bits(to_float(x[i])) & kFp32MagnitudeMask;
     amax = magnitude > amax ? magnitude : amax;
-    const uint32_t product = to_bits(value * quant_scale) & kFp32MagnitudeMask;
-    // The hardware chooses a NaN product's sign; the contract takes it from the factors.
-    const uint32_t sign = (to_bits(value) ^ to_bits(quant_scale)) >> 24 & 0x80u;
-    q[i] = (uint8_t)(encode_fp8_magnitude<Format>(product) | sign);
+    const uint32_t product = to_bits(from_bits(magnitude) * scale_magnitude);
+    q[i] = (uint8_t)(encode_fp8_magnitude<Format>(product) | (sign_code(x[i]) ^ scale_sign));
   }
   return amax;
 }
@@ -62,14 +68,8 @@ struct Tile {
 
 using Codes = uint8_t[kTileRows][kTileColumns];
 
-template <typename In, typename Format>
-MPK_INLINE uint32_t encode_tile_body(Format format, const In* x, int64_t pitch, float quant_scale,
-                                     const Tile& tile, Codes& codes) {
-  uint32_t amax = 0;
-  for (int64_t r = 0; r < tile.rows; ++r) {
-    amax = std::max(amax, encode_row(format, x + r * pitch, codes[r], tile.columns, quant_scale));
-    if (tile.q) memcpy(tile.q + r * tile.q_pitch, codes[r], tile.columns);
-  }
+// codes -> tile.q_t.
+MPK_INLINE void store_transposed(const Codes& codes, const Tile& tile) {
   for (int64_t c = 0; c < tile.columns; c += 16) {
     alignas(64) uint8_t columns[16][kTileRows];
     for (int64_t r = 0; r < kTileRows; r += 16) {
@@ -78,13 +78,27 @@ MPK_INLINE uint32_t encode_tile_body(Format format, const In* x, int64_t pitch, 
     const int64_t wanted = std::min<int64_t>(16, tile.columns - c);
     for (int64_t i = 0; i < wanted; ++i) {
       uint8_t* destination = tile.q_t + (c + i) * tile.q_t_pitch;
-      if (tile.rows == kTileRows) {
+      if (tile.rows == kTileRows) {  // a constant size becomes one store
         memcpy(destination, columns[i], kTileRows);
       } else {
         memcpy(destination, columns[i], tile.rows);
       }
     }
   }
+}
+
+template <typename In, typename Format>
+MPK_INLINE uint32_t encode_tile_body(Format format, const In* x, int64_t pitch, float quant_scale,
+                                     const Tile& tile, Codes& codes) {
+  // q_t's lines lie a row of q_t apart, beyond any hardware prefetcher: ask for them while
+  // encoding.
+  for (int64_t c = 0; c < tile.columns; ++c) __builtin_prefetch(tile.q_t + c * tile.q_t_pitch, 1);
+  uint32_t amax = 0;
+  for (int64_t r = 0; r < tile.rows; ++r) {
+    amax = std::max(amax, encode_row(format, x + r * pitch, codes[r], tile.columns, quant_scale));
+    if (tile.q) memcpy(tile.q + r * tile.q_pitch, codes[r], tile.columns);
+  }
+  store_transposed(codes, tile);
   return amax;
 }
 MPK_MULTIVERSION((template <typename In, typename Format>), uint32_t, encode_tile,
@@ -116,11 +130,13 @@ uint32_t run_tiles(const Params& p) {
   const int64_t tiles_across = (x.columns + kTileColumns - 1) / kTileColumns;
   const int64_t tiles_down = (x.rows + kTileRows - 1) / kTileRows;
   const int64_t grain = kElementwiseGrain / (kTileRows * kTileColumns);
+  // Tiles go down the columns first: 256 rows of q_t are then written from end to end, and their
+  // pages stay in the TLB.
   return parallel_max(tiles_across * tiles_down, grain, [&](int64_t begin, int64_t end) {
     alignas(64) Codes codes = {};  // ragged tiles are transposed whole
     uint32_t amax = 0;
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t row = i / tiles_across * kTileRows, column = i % tiles_across * kTileColumns;
+      const int64_t row = i % tiles_down * kTileRows, column = i / tiles_down * kTileColumns;
       const Tile tile{std::min<int64_t>(kTileRows, x.rows - row),
                       std::min<int64_t>(kTileColumns, x.columns - column),
                       p.q ? p.q + row * x.columns + column : nullptr,

@@ -50,7 +50,8 @@ class Region {
  public:
   Region(const Problem& problem, Range rows, Range cols)
       : problem_(problem), rows_(rows), cols_(cols) {
-    block_cols_ = even_block(cols.size(), kBlockCols, Kernel::kCols);
+    block_cols_ =
+        even_block(cols.size(), kBlockCols / Kernel::kCols * Kernel::kCols, Kernel::kCols);
     const int64_t stretch = kBlockBytes / (int64_t)sizeof(Element) / block_cols_;
     block_depth_ = even_block(
         problem.depth, std::max<int64_t>(stretch / Kernel::kDepth, 1) * Kernel::kDepth, kPackStep);
@@ -64,11 +65,12 @@ class Region {
   }
 
   void run() {
-    thread_local Scratch y_scratch, x_scratch, tile_scratch;
+    thread_local Scratch y_scratch, x_scratch, tile_scratch, strip_scratch;
     y_panels_ = y_scratch.reserve<Element>(col_panels_ * panel_elements_);
     x_panel_ = x_scratch.reserve<Element>(Kernel::kRows * Kernel::kStride);
     const int64_t row_panels = one_stretch_ ? 1 : ceil_div(block_rows_, Kernel::kRows);
     tiles_ = tile_scratch.reserve<float>(row_panels * col_panels_ * kTile);
+    if (problem_.swapped) strip_ = strip_scratch.reserve<float>(block_cols_ * kStrip);
     for (int64_t col = cols_.begin; col < cols_.end; col += block_cols_)
       for (int64_t row = rows_.begin; row < rows_.end; row += block_rows_)
         run_block({row, std::min(row + block_rows_, rows_.end)},
@@ -78,16 +80,21 @@ class Region {
  private:
   using Element = typename Kernel::Element;
   static constexpr int64_t kTile = Kernel::kRows * Kernel::kCols;
+  // Rows of X in a strip of a swapped problem. They are columns of the output, where 14 or 28 at a
+  // time would be odd ends of vectors and of cache lines.
+  static constexpr int64_t kStrip = round_up(112, Kernel::kRows);
 
   void run_block(Range rows, Range cols) {
     int64_t k = 0;
     do {
       const Range stretch{k, std::min(k + block_depth_, problem_.depth)};
       pack_cols(cols, stretch);
+      strip_begin_ = rows.begin;
       for (int64_t row = rows.begin; row < rows.end; row += Kernel::kRows) {
         const int64_t waiting = one_stretch_ ? 0 : (row - rows.begin) / Kernel::kRows;
-        run_panel({row, std::min(row + Kernel::kRows, rows.end)}, cols, stretch,
-                  tiles_ + waiting * col_panels_ * kTile);
+        const int64_t end = std::min(row + Kernel::kRows, rows.end);
+        run_panel({row, end}, cols, stretch, tiles_ + waiting * col_panels_ * kTile);
+        if (problem_.swapped && stretch.end == problem_.depth) flush_strip(end, rows.end, cols);
       }
       k += block_depth_;
     } while (k < problem_.depth);
@@ -108,13 +115,20 @@ class Region {
       const int64_t depth = std::min(step, stretch.end - k);
       const bool last = k + depth == problem_.depth;
       Kernel::pack_rows(problem_.x, rows.begin, rows.size(), k, depth, x_panel_);
+      const bool in_row = k + step < stretch.end;
+      const uint8_t* next = problem_.x.data + (in_row ? rows.begin : rows.end) * problem_.x.pitch +
+                            (in_row ? k + step : stretch.begin);
       const Element* y = y_panels_ + (k - stretch.begin) * Kernel::kCols;
       float* tile = tiles;
       for (int64_t col = cols.begin; col < cols.end; col += Kernel::kCols) {
-        Kernel::multiply(x_panel_, y, tile, depth, k > 0);
-        if (last)
+        Kernel::multiply(x_panel_, y, tile, depth, k > 0, next, problem_.x.pitch);
+        next = nullptr;
+        if (last && problem_.swapped) {
+          turn(tile, strip_ + (col - cols.begin) * kStrip + (rows.begin - strip_begin_));
+        } else if (last) {
           finish(problem_, tile, Kernel::kCols, rows.begin, rows.size(), col,
                  std::min<int64_t>(Kernel::kCols, cols.end - col));
+        }
         y += panel_elements_;
         tile += kTile;
       }
@@ -122,12 +136,28 @@ class Region {
     } while (k < stretch.end);
   }
 
+  // The tile of a swapped problem, transposed into the strip.
+  static void turn(const float* __restrict__ tile, float* __restrict__ strip) {
+    for (int64_t j = 0; j < Kernel::kCols; ++j)
+#pragma GCC unroll 32
+      for (int64_t i = 0; i < Kernel::kRows; ++i)
+        strip[j * kStrip + i] = tile[i * Kernel::kCols + j];
+  }
+
+  // Finishes the rows in the strip, if it is full or `row` is the end of the block.
+  void flush_strip(int64_t row, int64_t block_end, Range cols) {
+    if (row - strip_begin_ < kStrip && row < block_end) return;
+    finish(problem_, strip_, kStrip, cols.begin, cols.size(), strip_begin_, row - strip_begin_);
+    strip_begin_ = row;
+  }
+
   const Problem& problem_;
   const Range rows_, cols_;
   int64_t block_cols_, block_depth_, block_rows_, panel_elements_, col_panels_;
   bool one_stretch_;
   Element *y_panels_, *x_panel_;
-  float* tiles_;
+  float *tiles_, *strip_ = nullptr;
+  int64_t strip_begin_ = 0;
 };
 
 struct Grid {
@@ -173,14 +203,15 @@ void multiply(const Problem& problem) {
 void multiply_any(const Problem& problem) {
   if (problem.cols <= kSkinnyCols) return multiply_skinny(problem);
 #if defined(__x86_64__)
-  const bool narrow = problem.cols <= 16;
+  // The widest panel that fits; three vectors only where two would leave more of a panel empty.
   switch (capability()) {
     case kAvx512Bf16:
-      return narrow ? multiply<Avx512Bf16Kernel<28, 1>>(problem)
-                    : multiply<Avx512Bf16Kernel<14, 2>>(problem);
+      if (problem.cols <= 16) return multiply<Avx512Bf16Kernel<28, 1>>(problem);
+      if (problem.cols > 32 && problem.cols <= 48) return multiply<Avx512Bf16Kernel<9, 3>>(problem);
+      return multiply<Avx512Bf16Kernel<14, 2>>(problem);
     case kAvx512:
-      return narrow ? multiply<Avx512Kernel<28, 1>>(problem)
-                    : multiply<Avx512Kernel<14, 2>>(problem);
+      if (problem.cols <= 16) return multiply<Avx512Kernel<28, 1>>(problem);
+      return multiply<Avx512Kernel<14, 2>>(problem);
     case kAvx2:
       return multiply<Avx2Kernel>(problem);
     case kDefault:
@@ -206,11 +237,12 @@ void scaled_mm_cpu(const Params& params) {
   if (params.m == 0 || params.n == 0) return;
   std::unique_ptr<float[]> owner;
   const float* bias = fp32_bias(params, owner);
-  // Y is what gets transposed and kept in L2: a small a, so that a large b is only streamed.
-  const bool swapped = params.m <= 64 && params.m < params.n;
-  if (swapped)
-    return multiply_any({params.b, params.a, params.n, params.m, params.k, true, params, bias});
-  multiply_any({params.a, params.b, params.m, params.n, params.k, false, params, bias});
+  // X is decoded as it comes, Y is transposed: better the smaller one, if turning the tiles back,
+  // which costs as much as transposing four values of K for each row of a, does not undo the gain.
+  const int64_t m = params.m, n = params.n, k = params.k;
+  const bool swapped = m < n && (m <= 64 || (m <= 256 && 4 * m <= k));
+  if (swapped) return multiply_any({params.b, params.a, n, m, k, true, params, bias});
+  multiply_any({params.a, params.b, m, n, k, false, params, bias});
 }
 
 }  // namespace mpkernels::scaled_mm

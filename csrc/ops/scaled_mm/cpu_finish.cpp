@@ -1,6 +1,4 @@
 // The epilogue, in FP32 and in the contract's order, with one rounding at the end.
-#include <algorithm>
-
 #include "ops/scaled_mm/problem.h"
 #include "simd/bits.h"
 
@@ -35,12 +33,14 @@ template <typename Out>
 void store(const Problem& problem, const float* sums, int64_t pitch, int64_t m, int64_t rows,
            int64_t n, int64_t cols) {
   const Params& p = problem.params;
-  store_rows((const float*)sums, pitch, (Out*)p.out + m * p.out_pitch + n, p.out_pitch, rows, cols,
-             p.scale, problem.bias == nullptr ? nullptr : problem.bias + n, p.accumulate);
+  store_rows(sums, pitch, (Out*)p.out + m * p.out_pitch + n, p.out_pitch, rows, cols, p.scale,
+             problem.bias == nullptr ? nullptr : problem.bias + n, p.accumulate);
 }
 
-void store_any(const Problem& problem, const float* sums, int64_t pitch, int64_t m, int64_t rows,
-               int64_t n, int64_t cols) {
+}  // namespace
+
+void finish(const Problem& problem, const float* sums, int64_t pitch, int64_t m, int64_t rows,
+            int64_t n, int64_t cols) {
   switch (problem.params.out_dtype) {
     case Output::kFloat32:
       return store<float>(problem, sums, pitch, m, rows, n, cols);
@@ -48,25 +48,6 @@ void store_any(const Problem& problem, const float* sums, int64_t pitch, int64_t
       return store<BFloat16>(problem, sums, pitch, m, rows, n, cols);
     case Output::kFloat16:
       return store<Half>(problem, sums, pitch, m, rows, n, cols);
-  }
-}
-
-}  // namespace
-
-void finish(const Problem& problem, const float* sums, int64_t pitch, int64_t row, int64_t rows,
-            int64_t col, int64_t cols) {
-  if (!problem.swapped) return store_any(problem, sums, pitch, row, rows, col, cols);
-  constexpr int64_t kBlock = 32;
-  alignas(64) float turned[kBlock * kBlock];
-  for (int64_t i0 = 0; i0 < rows; i0 += kBlock) {
-    const int64_t block_rows = std::min(kBlock, rows - i0);
-    for (int64_t j0 = 0; j0 < cols; j0 += kBlock) {
-      const int64_t block_cols = std::min(kBlock, cols - j0);
-      for (int64_t i = 0; i < block_rows; ++i)
-        for (int64_t j = 0; j < block_cols; ++j)
-          turned[j * kBlock + i] = sums[(i0 + i) * pitch + j0 + j];
-      store_any(problem, turned, kBlock, col + j0, block_cols, row + i0, block_rows);
-    }
   }
 }
 

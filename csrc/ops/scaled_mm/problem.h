@@ -17,10 +17,10 @@ struct Problem {
   const float* bias;  // FP32, or null
 };
 
-// Finishes a tile of sums: scales, bias, accumulation, one rounding, store. Sum (i, j) is
-// sums[i * pitch + j] and belongs to row `row + i` of X and row `col + j` of Y.
-void finish(const Problem& problem, const float* sums, int64_t pitch, int64_t row, int64_t rows,
-            int64_t col, int64_t cols);
+// Finishes sums: scales, bias, accumulation, one rounding, store. Sum (i, j), which belongs to
+// out[m + i, n + j], is sums[i * pitch + j].
+void finish(const Problem& problem, const float* sums, int64_t pitch, int64_t m, int64_t rows,
+            int64_t n, int64_t cols);
 
 // Problems with at most this many columns go to multiply_skinny.
 constexpr int64_t kSkinnyCols = 8;

@@ -18,7 +18,8 @@
 
 namespace mpkernels::scaled_mm {
 
-constexpr int64_t kPackStep = 64;  // the codes of one 512-bit load
+constexpr int64_t kPackStep = 64;    // the codes of one 512-bit load
+constexpr int64_t kPackAhead = 128;  // rows are too short for the hardware to see them coming
 
 #if defined(__x86_64__)
 
@@ -85,57 +86,70 @@ struct Avx512Bf16Kernel {
     }
   }
 
+  // Transposes groups of 4 codes and decodes afterwards, when there are half as many registers.
   MPK_AVX512_BF16 static void pack_cols(const Operand& y, int64_t col, int64_t cols, int64_t k,
                                         int64_t depth, Element* panel) {
     const Bf16Decoder decoder = bf16_decoder(fp8_tables(y.format));
+    // In each lane, from 4 columns of codes 0 1 2 3 to 4 columns of 0 1, then 4 columns of 2 3.
+    const __m512i split_pairs = _mm512_setr4_epi32(0x05040100, 0x0d0c0908, 0x07060302, 0x0f0e0b0a);
     for (int64_t d = 0; d < depth; d += kPackStep) {
       for (int v = 0; v < Vectors; ++v) {
-        __m512i first[16], second[16];
+        const uint8_t* source = y.data + (col + v * 16) * y.pitch + k + d;
+        __m512i codes[16];
 #pragma GCC unroll 16
         for (int j = 0; j < 16; ++j) {
-          const int64_t c = v * 16 + j;
-          const __m512i codes = c < cols
-                                    ? load_codes(y.data + (col + c) * y.pitch + k + d, depth - d)
-                                    : _mm512_setzero_si512();
-          decode64(decoder, codes, first[j], second[j]);
+          codes[j] = load_codes(source + j * y.pitch, v * 16 + j < cols ? depth - d : 0);
+          _mm_prefetch(source + j * y.pitch + kPackAhead, _MM_HINT_T0);
         }
-        transpose_16x16(first);
-        transpose_16x16(second);
+        transpose_16x16(codes);
         Element* out = panel + d * kCols + v * 32;
 #pragma GCC unroll 16
-        for (int i = 0; i < 16; ++i) _mm512_store_si512(out + i * 2 * kCols, first[i]);
-#pragma GCC unroll 16
-        for (int i = 0; i < 16; ++i) _mm512_store_si512(out + (16 + i) * 2 * kCols, second[i]);
+        for (int i = 0; i < 16; ++i) {
+          __m512i even, odd;
+          decode_lanes(decoder, _mm512_shuffle_epi8(codes[i], split_pairs), even, odd);
+          _mm512_store_si512(out + 2 * i * 2 * kCols, even);
+          _mm512_store_si512(out + (2 * i + 1) * 2 * kCols, odd);
+        }
       }
     }
   }
 
+  // `next` is the part of X (with its pitch) that will be packed next, fetched meanwhile; or null.
   MPK_AVX512_BF16 static void multiply(const Element* x, const Element* y, float* tile,
-                                       int64_t depth, bool resume) {
+                                       int64_t depth, bool resume, const uint8_t* next,
+                                       int64_t next_pitch) {
     __m512 sums[Rows][Vectors];
 #pragma GCC unroll 32
     for (int i = 0; i < Rows; ++i)
-#pragma GCC unroll 2
+#pragma GCC unroll 3
       for (int v = 0; v < Vectors; ++v)
         sums[i][v] = resume ? _mm512_load_ps(tile + i * kCols + v * 16) : _mm512_setzero_ps();
-    for (int64_t k = 0; k < depth; k += 2) {
-      __m512bh y_pairs[Vectors];
-#pragma GCC unroll 2
-      for (int v = 0; v < Vectors; ++v)
-        y_pairs[v] = (__m512bh)_mm512_load_si512(y + k * kCols + v * 32);
 #pragma GCC unroll 32
-      for (int i = 0; i < Rows; ++i) {
-        int32_t pair;
-        __builtin_memcpy(&pair, x + i * kStride + k, 4);
-        const __m512bh x_pair = (__m512bh)_mm512_set1_epi32(pair);
-#pragma GCC unroll 2
+    for (int i = 0; i < Rows * Vectors; ++i)  // the next tile's sums may be as far as L3
+      _mm_prefetch(tile + kRows * kCols + i * 16, _MM_HINT_T0);
+    for (int64_t begin = 0; begin < depth; begin += kPackStep) {
+      if (next != nullptr)
+        for (int i = 0; i < Rows; ++i) _mm_prefetch(next + i * next_pitch + begin, _MM_HINT_T0);
+      const int64_t end = std::min(begin + kPackStep, depth);
+      for (int64_t k = begin; k < end; k += 2) {
+        __m512bh y_pairs[Vectors];
+#pragma GCC unroll 3
         for (int v = 0; v < Vectors; ++v)
-          sums[i][v] = _mm512_dpbf16_ps(sums[i][v], x_pair, y_pairs[v]);
+          y_pairs[v] = (__m512bh)_mm512_load_si512(y + k * kCols + v * 32);
+#pragma GCC unroll 32
+        for (int i = 0; i < Rows; ++i) {
+          int32_t pair;
+          __builtin_memcpy(&pair, x + i * kStride + k, 4);
+          const __m512bh x_pair = (__m512bh)_mm512_set1_epi32(pair);
+#pragma GCC unroll 3
+          for (int v = 0; v < Vectors; ++v)
+            sums[i][v] = _mm512_dpbf16_ps(sums[i][v], x_pair, y_pairs[v]);
+        }
       }
     }
 #pragma GCC unroll 32
     for (int i = 0; i < Rows; ++i)
-#pragma GCC unroll 2
+#pragma GCC unroll 3
       for (int v = 0; v < Vectors; ++v) _mm512_store_ps(tile + i * kCols + v * 16, sums[i][v]);
   }
 };
@@ -181,28 +195,28 @@ template <int Rows, int Vectors>
 struct Avx512Kernel : Fp32Panels<Rows, 16 * Vectors> {
   using Base = Fp32Panels<Rows, 16 * Vectors>;
   MPK_AVX512 static void multiply(const float* x, const float* y, float* tile, int64_t depth,
-                                  bool resume) {
+                                  bool resume, const uint8_t*, int64_t) {
     __m512 sums[Rows][Vectors];
 #pragma GCC unroll 32
     for (int i = 0; i < Rows; ++i)
-#pragma GCC unroll 2
+#pragma GCC unroll 3
       for (int v = 0; v < Vectors; ++v)
         sums[i][v] = resume ? _mm512_load_ps(tile + i * Base::kCols + v * 16) : _mm512_setzero_ps();
     for (int64_t k = 0; k < depth; ++k) {
       __m512 y_values[Vectors];
-#pragma GCC unroll 2
+#pragma GCC unroll 3
       for (int v = 0; v < Vectors; ++v) y_values[v] = _mm512_load_ps(y + k * Base::kCols + v * 16);
 #pragma GCC unroll 32
       for (int i = 0; i < Rows; ++i) {
         const __m512 x_value = _mm512_set1_ps(x[i * Base::kStride + k]);
-#pragma GCC unroll 2
+#pragma GCC unroll 3
         for (int v = 0; v < Vectors; ++v)
           sums[i][v] = _mm512_fmadd_ps(x_value, y_values[v], sums[i][v]);
       }
     }
 #pragma GCC unroll 32
     for (int i = 0; i < Rows; ++i)
-#pragma GCC unroll 2
+#pragma GCC unroll 3
       for (int v = 0; v < Vectors; ++v)
         _mm512_store_ps(tile + i * Base::kCols + v * 16, sums[i][v]);
   }
@@ -211,7 +225,7 @@ struct Avx512Kernel : Fp32Panels<Rows, 16 * Vectors> {
 // 6 x 2 accumulators, 2 registers for Y and 1 for the broadcast: 15 of 16.
 struct Avx2Kernel : Fp32Panels<6, 16> {
   MPK_AVX2 static void multiply(const float* x, const float* y, float* tile, int64_t depth,
-                                bool resume) {
+                                bool resume, const uint8_t*, int64_t) {
     __m256 sums[kRows][2];
 #pragma GCC unroll 6
     for (int i = 0; i < kRows; ++i) {
@@ -240,7 +254,8 @@ struct Avx2Kernel : Fp32Panels<6, 16> {
 // Any processor; 4 x 8 sums are 8 of SSE2's 16 registers.
 struct DefaultKernel : Fp32Panels<4, 8> {
   static void multiply(const float* __restrict__ x, const float* __restrict__ y,
-                       float* __restrict__ tile, int64_t depth, bool resume) {
+                       float* __restrict__ tile, int64_t depth, bool resume, const uint8_t*,
+                       int64_t) {
     float sums[kRows][kCols];
     for (int i = 0; i < kRows; ++i)
       for (int j = 0; j < kCols; ++j) sums[i][j] = resume ? tile[i * kCols + j] : 0.0f;
