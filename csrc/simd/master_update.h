@@ -42,9 +42,9 @@ constexpr int64_t kBlock = 128;
 inline const float* widened(const TensorData<const void>& grad, int64_t begin, int64_t n,
                             float* block) {
   switch (grad.type) {
-    case FloatType::kFloat32:
+    case HighPrecision::kFloat32:
       return (const float*)grad.data + begin;
-    case FloatType::kBFloat16:
+    case HighPrecision::kBFloat16:
       widen((const BFloat16*)grad.data + begin, block, n);
       return block;
     default:
@@ -73,7 +73,7 @@ void for_master_blocks(const TensorDataList<void>& masters, const TensorDataList
   const bool stream = chunks.numel() >= kStreamElements;
   chunks.for_each([&](const Chunk& chunk) {
     const int64_t t = chunk.tensor;
-    const bool converts = !params.empty() || grads[t].type != FloatType::kFloat32;
+    const bool converts = !params.empty() || grads[t].type != HighPrecision::kFloat32;
     const int64_t stride = converts ? kBlock : kChunkElements;
     alignas(64) float grad_block[kBlock];
     for (int64_t begin = chunk.begin; begin < chunk.end; begin += stride) {
@@ -81,7 +81,7 @@ void for_master_blocks(const TensorDataList<void>& masters, const TensorDataList
       update(t, begin, end, widened(grads[t], begin, n, grad_block));
       if (params.empty()) continue;
       const float* master = fp32_elements(masters[t], begin);
-      if (params[t].type == FloatType::kBFloat16)
+      if (params[t].type == HighPrecision::kBFloat16)
         write_copy<BFloat16>(master, params[t], begin, n, stream);
       else
         write_copy<Half>(master, params[t], begin, n, stream);
