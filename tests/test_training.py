@@ -50,6 +50,15 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.
     return torch.stack(losses[-20:]).mean().item()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """The model is too small for two, and barriers between them stall on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def fp32_loss() -> float:
     model = student()
@@ -78,14 +87,12 @@ def test_reaches_the_loss_of_fp32(fp32_loss, dtype, recipe, loss_scaling):
         assert sum(isinstance(m, mp.Fp8Linear) for m in model.modules()) == 4
     optimizer = mp.optim.AdamW(model.parameters(), lr=3e-3, max_grad_norm=10.0)
     loss = train(model, optimizer, mp.GradScaler("cpu", enabled=loss_scaling, init_scale=2.0**12), dtype)
-    # FP8 perturbs the path, not the destination: the loss may differ by the noise of its own last steps.
-    assert loss < 1.25 * fp32_loss, f"{loss} against {fp32_loss} in FP32"
+    # FP8 perturbs the path, not the destination: within 1 % of the loss, as the demo promises.
+    assert loss < 1.01 * fp32_loss, f"{loss} against {fp32_loss} in FP32"
 
 
-def test_low_precision_without_masters_falls_behind(fp32_loss):
-    """The check can fail: bfloat16 weights updated in place lose small updates."""
-    model = student().bfloat16()
-    loss = train(
-        model, torch.optim.AdamW(model.parameters(), lr=3e-4), torch.amp.GradScaler("cpu", enabled=False), torch.bfloat16
-    )
-    assert loss > 1.25 * fp32_loss
+def test_a_recipe_that_loses_values_falls_behind(fp32_loss):
+    """The check can fail: with this margin all but the smallest 1/64 of the range saturates."""
+    model = mp.convert_to_fp8_training(student().bfloat16(), recipe=mp.Float8CurrentScaling(margin=-6))
+    optimizer = mp.optim.AdamW(model.parameters(), lr=3e-3, max_grad_norm=10.0)
+    assert train(model, optimizer, mp.GradScaler("cpu", enabled=False), torch.bfloat16) > 1.01 * fp32_loss
