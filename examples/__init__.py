@@ -1,0 +1,1 @@
+"""Programs that use mpkernels as a user would."""
