@@ -1,7 +1,7 @@
 """Train a small GPT in FP32, BF16, FP16 and FP8 from the same start, and compare speed, memory and loss.
 
     python -m examples.train_lm                                 all five recipes, under 6 minutes on 2 CPU cores
-    python -m examples.train_lm --device cuda --width 2048 --layers 12 --heads 16 --batch 32 --context 1024
+    python -m examples.train_lm --device cuda --width 2048 --layers 8 --heads 16 --batch 16 --context 1024
     python -m examples.train_lm --recipes bf16,fp8-current      fewer of them
 
 The lines that a training script needs for each recipe are in `RECIPES`, `Run` and `train_step` below. The rest of this file
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -60,7 +60,7 @@ class Run:
         self.optimizer = mp.optim.AdamW(self.model.parameters(), lr=args.lr, weight_decay=0.1, max_grad_norm=1.0)
         # FP16 gradients underflow without loss scaling; the other formats have FP32's range, or scales of their own.
         self.scaler = mp.GradScaler(args.device.type, enabled=self.recipe.autocast is torch.float16)
-        self.seen = Seen()
+        self.seen = measure.Seen()
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.recipe.autocast, enabled=self.recipe.autocast is not None)
@@ -77,19 +77,6 @@ def train_step(run: Run, tokens: Tensor, targets: Tensor, lr: float) -> Tensor:
     run.scaler.update()
     run.optimizer.zero_grad()
     return loss.detach()
-
-
-@dataclass
-class Seen:
-    """The measurements of a run."""
-
-    losses: list[float] = field(default_factory=list)
-    turn_seconds: list[float] = field(default_factory=list)  # per step, one for each turn
-    validation_loss: float = math.nan
-    skipped_steps: int = 0
-    saved_bytes: int = 0
-    state: measure.StateBytes | None = None
-    fp8_shares: dict[str, measure.Fp8Shares] = field(default_factory=dict)
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
@@ -184,7 +171,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=2, help="default: %(default)s")
     parser.add_argument("--width", type=int, default=768, help="default: %(default)s")
     parser.add_argument("--heads", type=int, default=6, help="default: %(default)s")
-    parser.add_argument("--lr", type=float, default=3e-4, help="peak learning rate; default: %(default)s")
+    parser.add_argument("--lr", type=float, default=2e-4, help="peak learning rate; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--out", type=Path, default=Path("runs/train_lm"), help="folder of the report; default: %(default)s")
     parser.add_argument("--device", type=torch.device, help="default: cuda if there is one, else cpu")

@@ -33,9 +33,7 @@ def _finish(axes: Axes, title: str, xlabel: str) -> None:
 def svg(results: dict[str, Any]) -> str:
     """Loss by step, its difference from fp32 by step, loss by time."""
     figure, (by_step, difference, by_time) = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
-    runs = {
-        name: smooth([math.nan if loss is None else loss for loss in row["losses"]]) for name, row in results["runs"].items()
-    }
+    runs = {name: smooth([math.nan if loss is None else loss for loss in row["losses"]]) for name, row in results["runs"].items()}
     for (name, losses), color in zip(runs.items(), COLORS, strict=False):
         steps = range(1, len(losses) + 1)
         step_seconds = results["runs"][name]["step_ms"] / 1e3

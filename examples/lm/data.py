@@ -43,8 +43,8 @@ def load() -> Corpus:
     return Corpus(train, validation, files)
 
 
-def _windows(text: Tensor, starts: Tensor, context: int) -> Batch:
-    windows = text[starts[:, None] + torch.arange(context + 1)].long()
+def _windows(text: Tensor, starts: Tensor, context: int, device: torch.device) -> Batch:
+    windows = text[starts[:, None] + torch.arange(context + 1)].long().to(device)
     return windows[:, :-1], windows[:, 1:]
 
 
@@ -52,12 +52,11 @@ def training_batches(corpus: Corpus, steps: int, batch: int, context: int, seed:
     """Random windows. Made once, for all recipes."""
     generator = torch.Generator().manual_seed(seed)
     starts = torch.randint(len(corpus.train) - context, (steps, batch), generator=generator)
-    return [tuple(t.to(device) for t in _windows(corpus.train, s, context)) for s in starts]
+    return [_windows(corpus.train, some, context, device) for some in starts]
 
 
 def validation_batches(corpus: Corpus, batch: int, context: int, device: torch.device) -> Iterator[Batch]:
     """VALIDATION_WINDOWS windows, evenly spread."""
     starts = torch.linspace(0, len(corpus.validation) - context - 1, VALIDATION_WINDOWS).long()
     for some in starts.split(batch):
-        tokens, targets = _windows(corpus.validation, some, context)
-        yield tokens.to(device), targets.to(device)
+        yield _windows(corpus.validation, some, context, device)

@@ -28,7 +28,8 @@ class ProductsInFp32(TorchDispatchMode):
 
 
 def is_needed(device: torch.device, dtype: torch.dtype | None) -> bool:
-    return device.type == "cpu" and dtype is torch.float16 and not torch.ops.mkldnn._is_mkldnn_fp16_supported()
+    has_fp16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_fp16_supported()
+    return device.type == "cpu" and dtype is torch.float16 and not has_fp16
 
 
 def products_of(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:

@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -35,7 +35,12 @@ def saved_by(layers: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
     The list holds the tensors, and with them their memory: an address in it is never reused.
     """
     saved: list[Tensor] = []
-    hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: (saved.append(t), t)[1], lambda t: t)
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved.append(tensor)
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
     handles = []
     for layer in layers:
         handles.append(layer.register_forward_pre_hook(lambda *_: hooks.__enter__()))
@@ -98,6 +103,19 @@ def overflow_threshold(fp8: FloatFormat) -> float:
     return fp8.max + step / 2
 
 
+@dataclass
+class Seen:
+    """The measurements of a run."""
+
+    losses: list[float] = field(default_factory=list)
+    turn_seconds: list[float] = field(default_factory=list)  # of one step, a mean for each turn
+    validation_loss: float = math.nan
+    skipped_steps: int = 0
+    saved_bytes: int = 0
+    state: StateBytes = StateBytes(0, 0, 0)
+    fp8_shares: dict[str, Fp8Shares] = field(default_factory=dict)
+
+
 class Fp8Observer:
     """While it is open, quantises what the FP8 layers quantise, with the same scales, and counts what is lost."""
 
@@ -121,7 +139,7 @@ class Fp8Observer:
         self._count(layer, "input", inputs[0], dtype)
         self._count(layer, "weight", layer.weight, dtype)
 
-    def _backward(self, layer: mp.Fp8Linear, grad_inputs: tuple[Tensor, ...], grad_outputs: tuple[Tensor, ...]) -> None:
+    def _backward(self, layer: Any, grad_inputs: Any, grad_outputs: Any) -> None:
         self._count(layer, "grad_output", grad_outputs[0], layer.recipe.fp8_format.backward_dtype)
 
     @torch.no_grad()

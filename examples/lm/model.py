@@ -24,6 +24,8 @@ class GPTConfig:
 
 
 class Block(nn.Module):
+    future: Tensor  # True where a place must not look
+
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         width = config.width
@@ -38,12 +40,14 @@ class Block(nn.Module):
         self.register_buffer("future", future, persistent=False)
 
     def attend(self, x: Tensor) -> Tensor:
-        """Causal attention, spelt out: at this size the BF16 products on a CPU are 3x faster than scaled_dot_product_attention."""
         batch, time, width = x.shape
         q, k, v = self.query_key_value(x).view(batch, time, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-        weights = scores.masked_fill(self.future[:time, :time], float("-inf")).softmax(-1)
-        return self.project((weights @ v).transpose(1, 2).reshape(batch, time, width))
+        if x.is_cuda:
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:  # the same, spelt out: on a CPU at this size 3x faster in BF16
+            scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+            mixed = scores.masked_fill(self.future[:time, :time], float("-inf")).softmax(-1) @ v
+        return self.project(mixed.transpose(1, 2).reshape(batch, time, width))
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attend(self.attention_norm(x))

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from rich.box import SIMPLE_HEAD
@@ -23,9 +23,7 @@ import mpkernels as mp
 from mpkernels import native
 
 from . import curves, data, fp16_on_cpu, measure
-
-if TYPE_CHECKING:
-    from ..train_lm import Seen
+from .measure import Seen
 
 Results = dict[str, Any]
 BASELINE = "fp32"
@@ -78,7 +76,6 @@ def _median_ratio(baseline: list[float], other: list[float]) -> float:
 
 
 def _row(seen: Seen, baseline: Seen | None, tokens_per_step: int) -> Results:
-    assert seen.state is not None  # after training
     step_seconds = statistics.median(seen.turn_seconds[1:] or seen.turn_seconds)
     return {
         "step_ms": step_seconds * 1e3,
@@ -114,23 +111,23 @@ def _share(tensor_share: float | None) -> str:
 # One line of the table: its label and how a run's value is written.
 Line = tuple[str, Callable[[Results], str]]
 LINES: list[Line] = [
-    ("training step", lambda row: f"{row['step_ms']:.0f} ms"),
-    ("tokens (bytes) a second", lambda row: f"{row['tokens_per_second']:,.0f}"),
+    ("step", lambda row: f"{row['step_ms']:.0f} ms"),
+    ("tokens a second", lambda row: f"{row['tokens_per_second']:,.0f}"),
     ("speed-up over fp32", lambda row: "–" if row["speedup"] is None else f"{row['speedup']:.2f}x"),
     ("saved for backward", lambda row: _megabytes(row["saved_for_backward_bytes"])),
     ("weights", lambda row: _megabytes(row["state_bytes"]["weights"])),
-    ("gradients", lambda row: _megabytes(row["state_bytes"]["gradients"])),
-    ("optimizer state", lambda row: _megabytes(row["state_bytes"]["optimizer"])),
-    ("together", lambda row: _megabytes(row["state_bytes"]["total"])),
+    ("+ gradients", lambda row: _megabytes(row["state_bytes"]["gradients"])),
+    ("+ optimizer state", lambda row: _megabytes(row["state_bytes"]["optimizer"])),
+    ("= training state", lambda row: _megabytes(row["state_bytes"]["total"])),
     ("validation loss", lambda row: f"{row['validation_loss']:.4f}"),
-    ("difference from fp32", lambda row: "–" if (d := row["validation_loss_difference"]) is None else f"{d:+.2%}"),
+    ("against fp32", lambda row: "–" if (d := row["validation_loss_difference"]) is None else f"{d:+.2%}"),
     ("skipped steps", lambda row: str(row["skipped_steps"])),
-    ("underflow, inputs", lambda row: _share(row["underflow"].get("input"))),
-    ("underflow, weights", lambda row: _share(row["underflow"].get("weight"))),
-    ("underflow, gradients", lambda row: _share(row["underflow"].get("grad_output"))),
-    ("saturation, inputs", lambda row: _share(row["saturation"].get("input"))),
-    ("saturation, weights", lambda row: _share(row["saturation"].get("weight"))),
-    ("saturation, gradients", lambda row: _share(row["saturation"].get("grad_output"))),
+    ("underflow inputs", lambda row: _share(row["underflow"].get("input"))),
+    ("underflow weights", lambda row: _share(row["underflow"].get("weight"))),
+    ("underflow gradients", lambda row: _share(row["underflow"].get("grad_output"))),
+    ("saturation inputs", lambda row: _share(row["saturation"].get("input"))),
+    ("saturation weights", lambda row: _share(row["saturation"].get("weight"))),
+    ("saturation gradients", lambda row: _share(row["saturation"].get("grad_output"))),
 ]
 
 
@@ -150,8 +147,8 @@ def _footnote(results: Results) -> str:
 
 
 def terminal_table(results: Results) -> Table:
-    table = Table(box=SIMPLE_HEAD, caption=_footnote(results), caption_justify="left")
-    table.add_column("")
+    table = Table(box=SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False, caption=_footnote(results), caption_justify="left")
+    table.add_column("", no_wrap=True)
     for name in _names(results):
         table.add_column(name, justify="right")
     for label, spell in LINES:
