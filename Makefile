@@ -56,11 +56,16 @@ $(VENV)-second/.installed: Makefile
 doctor: build  ## what runs here and why: op x backend, versions, build facts
 	$(PYTHON) -m mpkernels.doctor
 
-bench-cpu: build  ## measure every CPU bar, side by side with its peer
-	$(PYTHON) -m benchmarks.run $(ARGS)
+bench-cpu: build  ## measure every CPU bar, side by side with its peer, and store the results
+	@missed=0; \
+	$(PYTHON) -m benchmarks.run --json benchmarks/results/cpu.json || missed=1; \
+	$(PYTHON) -m examples.train_lm --out runs/bench && \
+	$(PYTHON) -m benchmarks.demo runs/bench/results.json --json benchmarks/results/cpu.json || missed=1; \
+	exit $$missed
 
 tables: build  ## rewrite the generated tables in README.md
 	$(PYTHON) -m mpkernels.doctor --write-tables README.md
+	$(PYTHON) -m benchmarks.tables
 
 wheel: build  ## one abi3 wheel for torch 2.10 and later, in dist/
 	$(PYTHON) -m pip wheel -q --no-build-isolation --no-deps -w dist .

@@ -18,7 +18,8 @@ MARKED = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
 def results_table(results: dict[str, Any]) -> str:
     rows = [["what", "ratio", "bar", "against"]]
     for row in results["rows"]:
-        bar = "" if row["bar"] is None else f">= {row['bar']:g}x"
+        at_most = row.get("at_most")
+        bar = f">= {row['bar']:g}x" if row["bar"] is not None else f"<= {at_most:g}x" if at_most is not None else ""
         rows.append([row["case"], f"{row['ratio']:.2f}x", bar, row["against"]])
     return table(rows)
 

@@ -174,10 +174,11 @@ def fp8_linear(
 
     Example:
         >>> import torch, mpkernels as mp
-        >>> x, weight = torch.eye(2, requires_grad=True), torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
-        >>> mp.fp8_linear(x, weight)
-        tensor([[1., 3.],
-                [2., 4.]], grad_fn=<_Fp8LinearFunctionBackward>)
+        >>> x, weight = torch.randn(3, 5, 16, requires_grad=True), torch.randn(8, 16, requires_grad=True)
+        >>> y = mp.fp8_linear(x, weight)
+        >>> y.sum().backward()
+        >>> y.shape, x.grad.shape, weight.grad.shape
+        (torch.Size([3, 5, 8]), torch.Size([3, 5, 16]), torch.Size([8, 16]))
     """
     recipe = check_recipe(recipe)
     _check(x, weight, bias)

@@ -1,7 +1,7 @@
 """Recipes: how a layer's tensors are scaled into FP8. Plain immutable data, with TransformerEngine's names and defaults
 where it has them.
 
-Two ways to choose a tensor's scale:
+Two ways to choose the scales of a tensor:
 
     Float8CurrentScaling   from the tensor itself: amax first, then cast. Nothing to remember; the default.
     DelayedScaling         from the amax of earlier steps: one pass over the data, at the price of a history to keep

@@ -77,7 +77,9 @@ class Fences:
         if not output.is_cpu:
             output.view(-1).view(torch.uint8).fill_(POISON)
             return output
-        buffer = np.full(size + 2 * GUARD_BYTES, GUARD, dtype=np.uint8)
+        memory = np.full(size + 3 * GUARD_BYTES, GUARD, dtype=np.uint8)
+        start = -memory.ctypes.data % GUARD_BYTES  # torch's own memory is aligned to 64 bytes too, which kernels may use
+        buffer = memory[start : start + size + 2 * GUARD_BYTES]
         buffer[GUARD_BYTES : GUARD_BYTES + size] = POISON
         self.buffers.append(buffer)
         # frombuffer makes a storage of its own at this address: opcheck wants outputs without a storage offset

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import mpkernels as mp
+from benchmarks import tables
 
 ROOT = Path(__file__).parents[1]
 PAGES = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True).stdout.split()
@@ -45,3 +46,8 @@ def test_public_names_have_a_docstring_with_an_example_or_arguments(name):
     doc = getattr(mp, name).__doc__
     assert doc
     assert len(doc.strip().splitlines()[0]) > 20
+
+
+def test_readme_results_are_the_stored_ones():
+    text = (ROOT / "README.md").read_text()
+    assert tables.rewrite(text) == text, "run `make tables`"

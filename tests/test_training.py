@@ -10,7 +10,7 @@ from torch import nn
 
 import mpkernels as mp
 
-STEPS, BATCH, WIDTH = 150, 256, 128
+STEPS, BATCH, INPUTS, WIDTH = 150, 256, 8, 128
 
 
 class Residual(nn.Module):
@@ -24,16 +24,17 @@ class Residual(nn.Module):
 
 def student() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(32, WIDTH), Residual(), Residual(), nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 8))
+    return nn.Sequential(nn.Linear(INPUTS, WIDTH), Residual(), Residual(), nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 8))
 
 
 def batches():
-    """Inputs and targets of a fixed random teacher."""
+    """Inputs and targets of a fixed random teacher, which a linear student could not follow."""
     generator = torch.Generator().manual_seed(1)
-    teacher = [torch.randn(32, 64, generator=generator) / 32**0.5, torch.randn(64, 8, generator=generator) / 8]
+    directions = torch.randn(INPUTS, 32, generator=generator) / INPUTS**0.5
+    readout = torch.randn(32, 8, generator=generator) / 32**0.5
     for _ in range(STEPS):
-        x = torch.randn(BATCH, 32, generator=generator)
-        yield x, torch.tanh(x @ teacher[0]) @ teacher[1]
+        x = torch.randn(BATCH, INPUTS, generator=generator)
+        yield x, torch.sin(1.5 * (x @ directions)) @ readout
 
 
 def train(model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, dtype: torch.dtype) -> float:
@@ -50,13 +51,32 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.
     return torch.stack(losses[-20:]).mean().item()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """The model is too small for two, and barriers between them stall on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
-def fp32_loss() -> float:
+def untrained_loss() -> float:
+    return torch.stack([y.square().mean() for _, y in batches()]).mean().item()
+
+
+@pytest.fixture(scope="module")
+def fp32_loss(untrained_loss) -> float:
     model = student()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     loss = train(model, optimizer, torch.amp.GradScaler("cpu", enabled=False), torch.float32)
-    assert loss < 0.1  # the targets have a variance of about 0.5: it has learnt
+    assert loss < 0.1 * untrained_loss
     return loss
+
+
+def falls_behind(loss: float, fp32_loss: float, untrained_loss: float) -> bool:
+    """Whether more than 1 % of what FP32 training learns is lost."""
+    return untrained_loss - loss < 0.99 * (untrained_loss - fp32_loss)
 
 
 @pytest.mark.parametrize(
@@ -71,21 +91,19 @@ def fp32_loss() -> float:
     ],
     ids=["bf16", "fp16 scaled", "fp8 current", "fp8 delayed", "fp8 in fp16 scaled", "fp8 in fp32"],
 )
-def test_reaches_the_loss_of_fp32(fp32_loss, dtype, recipe, loss_scaling):
+def test_reaches_the_loss_of_fp32(fp32_loss, untrained_loss, dtype, recipe, loss_scaling):
     model = copy.deepcopy(student()).to(dtype)
     if recipe is not None:
         mp.convert_to_fp8_training(model, recipe=recipe)
         assert sum(isinstance(m, mp.Fp8Linear) for m in model.modules()) == 4
     optimizer = mp.optim.AdamW(model.parameters(), lr=3e-3, max_grad_norm=10.0)
     loss = train(model, optimizer, mp.GradScaler("cpu", enabled=loss_scaling, init_scale=2.0**12), dtype)
-    # FP8 perturbs the path, not the destination: the loss may differ by the noise of its own last steps.
-    assert loss < 1.25 * fp32_loss, f"{loss} against {fp32_loss} in FP32"
+    assert not falls_behind(loss, fp32_loss, untrained_loss), f"{loss} against {fp32_loss} in FP32"
 
 
-def test_low_precision_without_masters_falls_behind(fp32_loss):
-    """The check can fail: bfloat16 weights updated in place lose small updates."""
-    model = student().bfloat16()
-    loss = train(
-        model, torch.optim.AdamW(model.parameters(), lr=3e-4), torch.amp.GradScaler("cpu", enabled=False), torch.bfloat16
-    )
-    assert loss > 1.25 * fp32_loss
+def test_a_recipe_that_loses_values_falls_behind(fp32_loss, untrained_loss):
+    """The check can fail: with this margin everything underflows, and the converted layers pass nothing on."""
+    model = mp.convert_to_fp8_training(student().bfloat16(), recipe=mp.Float8CurrentScaling(margin=24))
+    optimizer = mp.optim.AdamW(model.parameters(), lr=3e-3, max_grad_norm=10.0)
+    loss = train(model, optimizer, mp.GradScaler("cpu", enabled=False), torch.bfloat16)
+    assert falls_behind(loss, fp32_loss, untrained_loss)

@@ -38,7 +38,7 @@ def cases() -> Iterator[Case]:
             bar=bar,
             flops=2 * M * N * K,
         )
-        if M == N == 2048:
+        if M == N == K == 2048:
             yield Case(
                 name=f"scaled_mm {M} x {N} x {K} {what}",
                 ours=lambda a=a, b=b: mp.scaled_mm(a, b, one, one),

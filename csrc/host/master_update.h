@@ -38,7 +38,7 @@ inline TensorDataList<void> mutable_fp32_data(const char* name,
                                               const std::vector<Tensor>& tensors) {
   TensorDataList<void> list = mutable_data(name, tensors);
   for (const auto& tensor : list)
-    MPK_CHECK(tensor.type == FloatType::kFloat32, name, " must be float32");
+    MPK_CHECK(tensor.type == HighPrecision::kFloat32, name, " must be float32");
   return list;
 }
 

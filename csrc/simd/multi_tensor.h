@@ -11,19 +11,17 @@
 #include <functional>
 #include <vector>
 
+#include "simd/formats.h"
 #include "simd/parallel.h"
 
 namespace mpkernels {
 
-// What the elements of a tensor in a list are; a list may mix them.
-enum class FloatType { kFloat32, kBFloat16, kFloat16 };
-
-// The bytes of a dense tensor. Void is void or const void.
+// The bytes of a dense tensor; a list may mix dtypes. Void is void or const void.
 template <typename Void>
 struct TensorData {
   Void* data;
   int64_t numel;
-  FloatType type;
+  HighPrecision type;
 };
 template <typename Void>
 using TensorDataList = std::vector<TensorData<Void>>;

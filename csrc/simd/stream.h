@@ -5,15 +5,19 @@
 #include <cstdint>
 #include <cstring>
 
+#include "simd/multiversion.h"
+
 #if defined(__x86_64__)
 #include <emmintrin.h>
 #endif
 
 namespace mpkernels {
 
+constexpr int kCacheLine = 64;
+
 // Copies, with non-temporal stores as far as `to` is aligned for them. stream_fence() orders them
 // before what the thread stores next.
-inline void stream_bytes(void* to, const void* from, int64_t bytes) {
+MPK_INLINE void stream_bytes(void* to, const void* from, int64_t bytes) {
 #if defined(__x86_64__)
   if ((uintptr_t)to % 16 == 0) {
     const int64_t whole = bytes / 16 * 16;
@@ -27,7 +31,7 @@ inline void stream_bytes(void* to, const void* from, int64_t bytes) {
   memcpy(to, from, bytes);
 }
 
-inline void stream_fence() {
+MPK_INLINE void stream_fence() {
 #if defined(__x86_64__)
   _mm_sfence();
 #endif

@@ -156,6 +156,16 @@ def test_enough_for_several_threads(backend, device, fp8, shape):
     assert_quantizes(torch.randn(shape).bfloat16(), 30.0, fp8, backend, device)
 
 
+@pytest.mark.parametrize(
+    "view",
+    [lambda x: x, lambda x: x.t(), lambda x: x[:, 64:], lambda x: x[1:]],
+    ids=["contiguous", "transposed", "pitched", "ragged"],
+)
+def test_too_large_for_the_cache(backend, device, view):
+    """8 MB of codes and more are stored past the caches, where whole cache lines are written."""
+    assert_quantizes(view(torch.randn(2176, 4096).bfloat16()), 30.0, torch.float8_e4m3fn, backend, device)
+
+
 @dtypes
 @pytest.mark.parametrize("shape", [(13, 37), (129, 300)], ids=str)
 def test_strides(backend, device, dtype, shape):

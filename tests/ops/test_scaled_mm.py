@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
+import mmap
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +18,7 @@ from mpkernels.formats import FP8_DTYPES, HIGH_PRECISION_DTYPES
 from mpkernels.testing import all_codes, assert_matches, bits_of, reduction, to_float64
 
 E4M3, E5M2 = FP8_DTYPES
+PROT_NONE = 0  # of mprotect(2); Python's mmap module does not name it
 PAIRS = tuple(itertools.product(FP8_DTYPES, FP8_DTYPES))
 
 # Every path of the CPU kernels and its edges: skinny on either side, narrow (16) and wide (32) panels on either side, one and
@@ -167,6 +171,19 @@ def test_rounds_once(backend, device, out_dtype, shape):
     assert_matches(narrow, wide.to(out_dtype))
 
 
+def test_epilogue_keeps_the_order_of_the_formula(backend, device):
+    a = torch.ones(3, 1).to(E4M3).to(device)
+    b, one, tiny = torch.ones(20, 1).to(E4M3).to(device), torch.ones((), device=device), torch.tensor(2.0**-80, device=device)
+    bias, out = torch.full((20,), 2.0**30, device=device), torch.full((3, 20), -(2.0**30), device=device)
+    mp.scaled_mm(a, b, one, one, bias=bias, out=out, accumulate=True, backend=backend)
+    assert (out == 0).all(), "(1 + 2^30) - 2^30 in FP32: the bias comes before out"
+    result = mp.scaled_mm(a, b, tiny, tiny, out_dtype=torch.float32, backend=backend)
+    assert (result == 0).all(), "2^-80 * 2^-80 underflows: the scales are multiplied first"
+    huge = torch.tensor(2.0**100, device=device)
+    result = mp.scaled_mm(a, b, tiny, huge, out_dtype=torch.float32, backend=backend)
+    assert (result == 2.0**20).all()
+
+
 def test_the_bound_catches_a_product_in_bf16():
     """What most people write instead, a bf16 matmul scaled afterwards, rounds twice and breaks the bound."""
     a, b = random_fp8(64, 256, dtype=E4M3, seed=8), random_fp8(64, 256, dtype=E4M3, seed=9)
@@ -249,6 +266,26 @@ def test_out_may_share_a_storage_if_it_does_not_overlap(backend, device):
     a.copy_(torch.ones(4, 16)), b.copy_(torch.ones(4, 16))
     one = torch.ones((), device=device)
     assert (mp.scaled_mm(a, b, one, one, out=out, backend=backend) == 16).all()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs mprotect")
+def test_reads_nothing_beyond_the_operands(backend, device):
+    """The operands end where an unreadable page begins: reading one byte too many kills the process."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def at_the_end_of_memory(x: torch.Tensor) -> torch.Tensor:
+        size = -(-x.numel() // mmap.PAGESIZE) * mmap.PAGESIZE
+        memory = torch.frombuffer(mmap.mmap(-1, size + mmap.PAGESIZE), dtype=torch.uint8)
+        unreadable = ctypes.c_void_p(memory.data_ptr() + size)
+        assert libc.mprotect(unreadable, ctypes.c_size_t(mmap.PAGESIZE), PROT_NONE) == 0
+        memory[size - x.numel() : size] = x.reshape(-1).view(torch.uint8)
+        return memory[size - x.numel() : size].view(x.dtype).view(x.shape)
+
+    for M, N, K in ((1, 3, 5), (2, 7, 70), (6, 13, 65), (30, 7, 70), (15, 33, 70), (40, 50, 33), (70, 33, 33), (17, 40, 1030)):
+        a, b = random_fp8(M, K, dtype=E4M3, seed=18), random_fp8(N, K, dtype=E4M3, seed=19)
+        expected = mp.scaled_mm(a, b, *scales(), backend=backend)
+        a, b = at_the_end_of_memory(a).to(device), at_the_end_of_memory(b).to(device)
+        assert_matches(mp.scaled_mm(a, b, *scales(device), backend=backend), expected)
 
 
 @settings(max_examples=60)

@@ -44,27 +44,24 @@ Coefficients coefficients(const Hyperparameters& hyper, float step, GradientFact
   return c;
 }
 
-template <typename Grad, typename Copy>
 MPK_INLINE void update_body(float* __restrict__ master, float* __restrict__ exp_avg,
-                            float* __restrict__ exp_avg_sq, Copy* __restrict__ param,
-                            const Grad* __restrict__ grad, int64_t n, const Coefficients c) {
+                            float* __restrict__ exp_avg_sq, const float* __restrict__ grad,
+                            int64_t n, const Coefficients c) {
   for (int64_t i = 0; i < n; ++i) {
-    const float g = load_gradient(grad[i], c.factors);
+    const float g = scaled_gradient(grad[i], c.factors);
     const float m_before = exp_avg[i];
     const float m = (c.lerp_from_average ? m_before : g) + c.lerp_weight * (g - m_before);
     const float v = exp_avg_sq[i] * c.beta2 + c.one_minus_beta2 * g * g;
     const float denominator = std::sqrt(v) * c.inv_sqrt_bias2 + c.eps;
-    const float p = master[i] * c.decay - c.step_size * m / denominator;
-    master[i] = p;
+    master[i] = master[i] * c.decay - c.step_size * m / denominator;
     exp_avg[i] = m;
     exp_avg_sq[i] = v;
-    store_copy(p, param, i);
   }
 }
-MPK_MULTIVERSION((template <typename Grad, typename Copy>), void, update,
-                 (float* master, float* exp_avg, float* exp_avg_sq, Copy* param, const Grad* grad,
-                  int64_t n, const Coefficients& c),
-                 (master, exp_avg, exp_avg_sq, param, grad, n, c))
+MPK_MULTIVERSION((), void, update,
+                 (float* master, float* exp_avg, float* exp_avg_sq, const float* grad, int64_t n,
+                  const Coefficients& c),
+                 (master, exp_avg, exp_avg_sq, grad, n, c))
 
 }  // namespace
 
@@ -75,19 +72,12 @@ void adamw_update_cpu(const Lists& lists, const Hyperparameters& hyper, Gradient
     *step += 1.0f;
     of_tensor.push_back(coefficients(hyper, *step, factors));
   }
-  for_types(lists.grads, lists.params, [&]<typename Grad, typename Copy>(Grad, Copy) {
-    const ChunkedList chunks(lists.grads);
-    const bool stream = chunks.numel() >= kStreamElements;
-    chunks.for_each([&](const Chunk& chunk) {
-      const int64_t t = chunk.tensor;
-      const auto update_range = [&](int64_t begin, int64_t end, Copy* copy) {
-        update(elements<float>(lists.masters[t], begin), elements<float>(lists.exp_avgs[t], begin),
-               elements<float>(lists.exp_avg_sqs[t], begin), copy,
-               (const Grad*)lists.grads[t].data + begin, end - begin, of_tensor[t]);
-      };
-      for_copy_blocks<Copy>(lists.params, chunk, stream, update_range);
-    });
-  });
+  for_master_blocks(
+      lists.masters, lists.params, lists.grads,
+      [&](int64_t t, int64_t begin, int64_t end, const float* grad) {
+        update(fp32_elements(lists.masters[t], begin), fp32_elements(lists.exp_avgs[t], begin),
+               fp32_elements(lists.exp_avg_sqs[t], begin), grad, end - begin, of_tensor[t]);
+      });
 }
 
 }  // namespace mpkernels::adamw_update

@@ -39,9 +39,9 @@ MPK_MULTIVERSION((template <typename In>), double, sum_of_squares, (const In* g,
 
 double sum_of_squares(const TensorData<const void>& grad, int64_t begin, int64_t end) {
   switch (grad.type) {
-    case FloatType::kFloat32:
+    case HighPrecision::kFloat32:
       return sum_of_squares((const float*)grad.data + begin, end - begin);
-    case FloatType::kBFloat16:
+    case HighPrecision::kBFloat16:
       return sum_of_squares((const BFloat16*)grad.data + begin, end - begin);
     default:
       return sum_of_squares((const Half*)grad.data + begin, end - begin);

@@ -11,7 +11,6 @@
 //
 // Limit: multiply-adds. docs/ops/scaled_mm.md has the arithmetic.
 #include <algorithm>
-#include <cstring>
 #include <memory>
 
 #include "ops/scaled_mm/problem.h"
@@ -45,6 +44,16 @@ int64_t even_block(int64_t total, int64_t limit, int64_t step) {
   return std::max(step, round_up(ceil_div(total, blocks), step));
 }
 
+// What a thread keeps from call to call: at most 512 + 31 + 2048 + 112 KiB.
+struct RegionScratch {
+  Scratch y_panels, x_panel, tiles, strip;
+};
+
+RegionScratch& region_scratch() {
+  thread_local RegionScratch scratch;
+  return scratch;
+}
+
 template <typename Kernel>
 class Region {
  public:
@@ -65,12 +74,12 @@ class Region {
   }
 
   void run() {
-    thread_local Scratch y_scratch, x_scratch, tile_scratch, strip_scratch;
-    y_panels_ = y_scratch.reserve<Element>(col_panels_ * panel_elements_);
-    x_panel_ = x_scratch.reserve<Element>(Kernel::kRows * Kernel::kStride);
+    RegionScratch& scratch = region_scratch();
+    y_panels_ = scratch.y_panels.reserve<Element>(col_panels_ * panel_elements_);
+    x_panel_ = scratch.x_panel.reserve<Element>(Kernel::kRows * Kernel::kStride);
     const int64_t row_panels = one_stretch_ ? 1 : ceil_div(block_rows_, Kernel::kRows);
-    tiles_ = tile_scratch.reserve<float>(row_panels * col_panels_ * kTile);
-    if (problem_.swapped) strip_ = strip_scratch.reserve<float>(block_cols_ * kStrip);
+    tiles_ = scratch.tiles.reserve<float>(row_panels * col_panels_ * kTile);
+    if (problem_.swapped) strip_ = scratch.strip.reserve<float>(block_cols_ * kStrip);
     for (int64_t col = cols_.begin; col < cols_.end; col += block_cols_)
       for (int64_t row = rows_.begin; row < rows_.end; row += block_rows_)
         run_block({row, std::min(row + block_rows_, rows_.end)},

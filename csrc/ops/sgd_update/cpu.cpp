@@ -27,44 +27,35 @@ Coefficients coefficients(const Hyperparameters& hyper, float step, GradientFact
   return c;
 }
 
-template <typename Grad>
-MPK_INLINE float decayed_gradient(Grad grad, float master, const Coefficients& c) {
-  const float g = load_gradient(grad, c.factors);
+MPK_INLINE float decayed_gradient(float grad, float master, const Coefficients& c) {
+  const float g = scaled_gradient(grad, c.factors);
   return c.has_decay ? g + c.weight_decay * master : g;
 }
 
-template <typename Grad, typename Copy>
-MPK_INLINE void update_plain_body(float* __restrict__ master, Copy* __restrict__ param,
-                                  const Grad* __restrict__ grad, int64_t n, const Coefficients c) {
-  for (int64_t i = 0; i < n; ++i) {
-    const float p = master[i] - c.lr * decayed_gradient(grad[i], master[i], c);
-    master[i] = p;
-    store_copy(p, param, i);
-  }
+MPK_INLINE void update_plain_body(float* __restrict__ master, const float* __restrict__ grad,
+                                  int64_t n, const Coefficients c) {
+  for (int64_t i = 0; i < n; ++i)
+    master[i] = master[i] - c.lr * decayed_gradient(grad[i], master[i], c);
 }
-MPK_MULTIVERSION((template <typename Grad, typename Copy>), void, update_plain,
-                 (float* master, Copy* param, const Grad* grad, int64_t n, const Coefficients& c),
-                 (master, param, grad, n, c))
+MPK_MULTIVERSION((), void, update_plain,
+                 (float* master, const float* grad, int64_t n, const Coefficients& c),
+                 (master, grad, n, c))
 
-template <typename Grad, typename Copy>
 MPK_INLINE void update_momentum_body(float* __restrict__ master, float* __restrict__ buffer,
-                                     Copy* __restrict__ param, const Grad* __restrict__ grad,
-                                     int64_t n, const Coefficients c) {
+                                     const float* __restrict__ grad, int64_t n,
+                                     const Coefficients c) {
   for (int64_t i = 0; i < n; ++i) {
     const float g = decayed_gradient(grad[i], master[i], c);
     const float averaged = buffer[i] * c.momentum + c.one_minus_dampening * g;
     const float b = c.is_first ? g : averaged;
-    const float direction = c.nesterov ? g + c.momentum * b : b;
-    const float p = master[i] - c.lr * direction;
-    master[i] = p;
+    master[i] = master[i] - c.lr * (c.nesterov ? g + c.momentum * b : b);
     buffer[i] = b;
-    store_copy(p, param, i);
   }
 }
-MPK_MULTIVERSION((template <typename Grad, typename Copy>), void, update_momentum,
-                 (float* master, float* buffer, Copy* param, const Grad* grad, int64_t n,
+MPK_MULTIVERSION((), void, update_momentum,
+                 (float* master, float* buffer, const float* grad, int64_t n,
                   const Coefficients& c),
-                 (master, buffer, param, grad, n, c))
+                 (master, buffer, grad, n, c))
 
 }  // namespace
 
@@ -75,23 +66,15 @@ void sgd_update_cpu(const Lists& lists, const Hyperparameters& hyper, GradientFa
     of_tensor.push_back(coefficients(hyper, *step, factors));
     *step += 1.0f;
   }
-  for_types(lists.grads, lists.params, [&]<typename Grad, typename Copy>(Grad, Copy) {
-    const ChunkedList chunks(lists.grads);
-    const bool stream = chunks.numel() >= kStreamElements;
-    chunks.for_each([&](const Chunk& chunk) {
-      const int64_t t = chunk.tensor;
-      const auto update_range = [&](int64_t begin, int64_t end, Copy* copy) {
-        float* master = elements<float>(lists.masters[t], begin);
-        const Grad* grad = (const Grad*)lists.grads[t].data + begin;
-        if (lists.momentum_buffers.empty())
-          update_plain(master, copy, grad, end - begin, of_tensor[t]);
-        else
-          update_momentum(master, elements<float>(lists.momentum_buffers[t], begin), copy, grad,
-                          end - begin, of_tensor[t]);
-      };
-      for_copy_blocks<Copy>(lists.params, chunk, stream, update_range);
-    });
-  });
+  for_master_blocks(lists.masters, lists.params, lists.grads,
+                    [&](int64_t t, int64_t begin, int64_t end, const float* grad) {
+                      float* master = fp32_elements(lists.masters[t], begin);
+                      if (lists.momentum_buffers.empty())
+                        update_plain(master, grad, end - begin, of_tensor[t]);
+                      else
+                        update_momentum(master, fp32_elements(lists.momentum_buffers[t], begin),
+                                        grad, end - begin, of_tensor[t]);
+                    });
 }
 
 }  // namespace mpkernels::sgd_update

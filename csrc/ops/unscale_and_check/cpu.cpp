@@ -87,9 +87,9 @@ bool unscale_as(Void* data, int64_t begin, int64_t end, float inv_loss_scale) {
 template <typename Void>
 bool unscale_range(const TensorData<Void>& grad, int64_t begin, int64_t end, float inv_loss_scale) {
   switch (grad.type) {
-    case FloatType::kFloat32:
+    case HighPrecision::kFloat32:
       return unscale_as<float>(grad.data, begin, end, inv_loss_scale);
-    case FloatType::kBFloat16:
+    case HighPrecision::kBFloat16:
       return unscale_as<BFloat16>(grad.data, begin, end, inv_loss_scale);
     default:
       return unscale_as<Half>(grad.data, begin, end, inv_loss_scale);

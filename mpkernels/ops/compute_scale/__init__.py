@@ -82,7 +82,7 @@ def compute_scale(
         down to subnormal amax and subnormal results; a quotient beyond FP32 becomes the largest finite FP32. One float64 division
         gives just that (docs/numerics.md has the proof). power_of_two clears the fraction before the rounding: the same as
         clearing the fraction bits of the rounded quotient wherever that is a normal number.
-        An amax that is 0, Inf, NaN or negative carries no scale: quant_scale is then `previous`, bit for bit, or 1.
+        An amax that is 0, Inf, NaN or negative says nothing: quant_scale is then `previous`, bit for bit, or 1.
         dequant_scale is the nearest FP32 to the reciprocal of the returned quant_scale; it may be subnormal.
         Precision family: exact (every backend returns the same bytes).
 

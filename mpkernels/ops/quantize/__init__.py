@@ -30,7 +30,8 @@ def check_input(x: Tensor, dtype: torch.dtype, transpose: bool) -> None:
 
 def new_codes(x: Tensor, dtype: torch.dtype, transpose: bool) -> tuple[Tensor, Tensor]:
     """(q, q_t), uninitialised. Without the transpose q_t is (0,): a torch operator cannot return None."""
-    return x.new_empty(x.shape, dtype=dtype), x.new_empty((x.shape[1], x.shape[0]) if transpose else (0,), dtype=dtype)
+    q = torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
+    return q, q.new_empty((x.shape[1], x.shape[0])) if transpose else q.new_empty(0)
 
 
 def _check(x: Tensor, quant_scale: Tensor, dtype: torch.dtype, transpose: bool) -> None:
@@ -39,7 +40,7 @@ def _check(x: Tensor, quant_scale: Tensor, dtype: torch.dtype, transpose: bool) 
 
 
 def _outputs(x: Tensor, quant_scale: Tensor, dtype: torch.dtype, transpose: bool) -> tuple[Tensor, Tensor, Tensor]:
-    return *new_codes(x, dtype, transpose), x.new_empty((), dtype=torch.float32)
+    return *new_codes(x, dtype, transpose), torch.empty_like(quant_scale)
 
 
 def _example(device: torch.device) -> tuple[Tensor, Tensor, torch.dtype, bool]:

@@ -28,7 +28,8 @@ def _check(x: Tensor, dtype: torch.dtype, margin: int, power_of_two: bool, trans
 
 
 def _outputs(x: Tensor, dtype: torch.dtype, margin: int, power_of_two: bool, transpose: bool) -> tuple[Tensor, ...]:
-    return *new_codes(x, dtype, transpose), *(x.new_empty((), dtype=torch.float32) for _ in range(3))
+    amax = x.new_empty((), dtype=torch.float32)
+    return *new_codes(x, dtype, transpose), amax, torch.empty_like(amax), torch.empty_like(amax)
 
 
 def _example(device: torch.device) -> tuple[Tensor, torch.dtype, int, bool, bool]:

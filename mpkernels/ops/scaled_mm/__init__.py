@@ -171,7 +171,7 @@ def scaled_mm(
 
     Memory, launches:
         Reads (M + N) K bytes, writes M N elements once (and reads them to accumulate); one kernel; no device synchronisation.
-        On the CPU about 2.5 MiB of scratch a thread is kept for the next call.
+        On the CPU up to 2.7 MiB of scratch a thread is kept for the next call.
 
     Source: the contract is that of torch._scaled_mm with scalar scales and of cuBLASLt's FP8 matmul, NT layout.
 
