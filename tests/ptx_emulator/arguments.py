@@ -94,34 +94,35 @@ class DeviceArrays:
 
     def __init__(self, buffers: Sequence[tuple[Any, str]], variables: Sequence[tuple[Variable, np.ndarray]]) -> None:
         """`buffers`: (array or Buffer, default name); `variables`: the module's .global variables and their bytes."""
-        spans: dict[int, list] = {}  # host start -> [end, name, initialised, phase]
+        spans: dict[int, list] = {}  # host start -> [end, name, initialised, phase, writable]
         for value, default in buffers:
             buffer = value if isinstance(value, Buffer) else Buffer(value)
             start, size, phase = span(buffer.array)
+            writable = getattr(getattr(buffer.array, "flags", None), "writeable", True)
             spans_key = start if size else -id(buffer.array)  # empty arrays have no address of their own
             old = spans.get(spans_key)
             end = start + size
             if old is None:
-                spans[spans_key] = [end, buffer.name or default, buffer.initialised, phase]
+                spans[spans_key] = [end, buffer.name or default, buffer.initialised, phase, writable]
             else:
-                spans[spans_key] = [max(end, old[0]), old[1], old[2] and buffer.initialised, phase]
-        self.ranges: list[tuple[int, int, str, bool, int]] = []
-        for start, (end, name, initialised, phase) in sorted(spans.items()):
+                spans[spans_key] = [max(end, old[0]), old[1], old[2] and buffer.initialised, phase, old[4] or writable]
+        self.ranges: list[tuple[int, int, str, bool, int, bool]] = []
+        for start, (end, name, initialised, phase, writable) in sorted(spans.items()):
             if start < 0:
-                self.ranges.append((start, start, name, initialised, 0))
+                self.ranges.append((start, start, name, initialised, 0, writable))
             elif self.ranges and start < self.ranges[-1][1]:
-                first, last, other, was, old_phase = self.ranges[-1]
-                self.ranges[-1] = (first, max(last, end), other, was and initialised, old_phase)
+                first, last, other, was, old_phase, could = self.ranges[-1]
+                self.ranges[-1] = (first, max(last, end), other, was and initialised, old_phase, could or writable)
             else:
-                self.ranges.append((start, end, name, initialised, phase))
+                self.ranges.append((start, end, name, initialised, phase, writable))
         self.variables = variables
-        wanted = [(name, end - start, initialised, phase) for start, end, name, initialised, phase in self.ranges]
-        wanted += [(v.name, len(data), True, 0) for v, data in variables]
+        wanted = [(name, end - start, initialised, phase, w) for start, end, name, initialised, phase, w in self.ranges]
+        wanted += [(v.name, len(data), True, 0, True) for v, data in variables]
         self.space = GlobalSpace(wanted)
         self._each(lambda inside, host: np.copyto(inside, host), only_written=True)
 
     def _each(self, copy: Callable[[np.ndarray, np.ndarray], None], only_written: bool) -> None:
-        hosts = [(host_bytes(start, end - start), initialised) for start, end, _, initialised, _ in self.ranges]
+        hosts = [(host_bytes(start, end - start), initialised) for start, end, _, initialised, _, _ in self.ranges]
         hosts += [(data, True) for _, data in self.variables]
         for (host, initialised), allocation in zip(hosts, self.space.allocations, strict=True):
             if initialised or not only_written:

@@ -18,6 +18,7 @@ from .spaces import (
     LOCAL_WINDOW,
     MAPPED,
     PARAM_WINDOW,
+    READ_ONLY,
     SHARED_WINDOW,
     WINDOW_SHIFT,
     WINDOWS,
@@ -145,6 +146,8 @@ class Memory:
             if isinstance(arena, ConstantSpace):
                 self.machine.report(reports.OUT_OF_BOUNDS, f"store to read-only {name} memory", instruction, act.lanes[0])
                 continue
+            if arena is self.global_space and arena.has_read_only:
+                good = self._writable(instruction, offsets, size, act, good)
             if good is not None:
                 act, offsets, data = act.subset(good), offsets[good], data[good]
             if act.count:
@@ -152,6 +155,18 @@ class Memory:
                 arena.set_rows(offsets, data)
                 if arena is self.shared:
                     self.machine.sanitizer.check_lost_stores(instruction, offsets, data, act)
+
+    def _writable(
+        self, instruction: Instruction, offsets: np.ndarray, size: int, active: Active, good: np.ndarray | None
+    ) -> np.ndarray | None:
+        """Drops and reports stores to arrays that are read-only on the host."""
+        bad = self.global_space.lacking(offsets, size, READ_ONLY, 0)
+        if bad is None:
+            return good
+        first = int(np.argmax(bad))
+        name = self.place(self.global_space, int(offsets[first]), size).partition(" of ")[2].partition(" (")[0]
+        self.machine.report(reports.OUT_OF_BOUNDS, f"store to {name}: {name} is read-only", instruction, active.lanes[first])
+        return ~bad if good is None else good & ~bad
 
     def _check_written(self, instruction: Instruction, arena: Arena, offsets: np.ndarray, size: int, active: Active) -> None:
         ready = MAPPED | WRITTEN

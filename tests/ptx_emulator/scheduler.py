@@ -28,6 +28,7 @@ RUNNABLE, BLOCKED, ENDED = 0, 1, 2
 TURN = 4096  # instructions after which a lockstep group lets others run: ends spin loops on memory
 RANDOM_TURN = 60
 RELIEF = 512  # lockstep decisions after which a group other than the lowest gets a turn: ends divergent spin loops
+FULL_WARP = np.uint32(0xFFFFFFFF)
 NOWHERE = np.iinfo(np.int32).max
 
 
@@ -185,7 +186,8 @@ class Scheduler:
         machine = self.machine
         members = step.members
         self.now = pc
-        if active.count == len(active.warps) * WARP and (not isinstance(members, np.ndarray) or members.ndim == 0):
+        everyone = active.count == len(active.warps) * WARP
+        if everyone and (np.asarray(members)[active.index if np.ndim(members) else ...] == FULL_WARP).all():
             step.run(active)
             return True
         waiting = self.collected.pop(pc, None)

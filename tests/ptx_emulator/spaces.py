@@ -1,5 +1,5 @@
 """The state spaces: bytes, and for each byte whether it may be touched (MAPPED), holds a value (WRITTEN) or is being
-written by an asynchronous operation (WRITING).
+written by an asynchronous operation (WRITING), or belongs to the host for good (READ_ONLY).
 
 Every space starts with a few bytes that no address maps to; accesses that were reported are redirected there.
 """
@@ -13,7 +13,7 @@ import numpy as np
 
 from .registers import UNSIGNED
 
-MAPPED, WRITTEN, WRITING = 1, 2, 4
+MAPPED, WRITTEN, WRITING, READ_ONLY = 1, 2, 4, 8
 FRESH = 0xCD  # what memory holds before it is written, and what a faulty load returns
 
 # Generic addresses: the top bits name the window.
@@ -94,6 +94,7 @@ class Allocation:
     offset: int
     size: int
     whole: bool
+    writable: bool = True
 
     @property
     def address(self) -> int:
@@ -109,18 +110,19 @@ class GlobalSpace(Arena):
 
     name = "global"
 
-    def __init__(self, wanted: list[tuple[str, int, bool, int]]) -> None:
-        """`wanted`: (name, bytes, initialised, address modulo 256) of each allocation."""
+    def __init__(self, wanted: list[tuple[str, int, bool, int, bool]]) -> None:
+        """`wanted`: (name, bytes, initialised, address modulo 256, writable) of each allocation."""
         self.allocations: list[Allocation] = []
         top = GUARD
-        for name, size, initialised, phase in wanted:
+        for name, size, initialised, phase, writable in wanted:
             offset = (top + 255) // 256 * 256 + phase
-            self.allocations.append(Allocation(name, offset, size, initialised))
+            self.allocations.append(Allocation(name, offset, size, initialised, writable))
             top = offset + size + max(GUARD, size)  # untouched pages of np.zeros cost nothing
         super().__init__(top)
+        self.has_read_only = not all(a.writable for a in self.allocations)
         self.starts = [a.offset for a in self.allocations]
         for each in self.allocations:
-            self.state[each.offset : each.end] = MAPPED | (WRITTEN if each.whole else 0)
+            self.state[each.offset : each.end] = MAPPED | (WRITTEN if each.whole else 0) | (0 if each.writable else READ_ONLY)
             if not each.whole:
                 self.data[each.offset : each.end] = FRESH
 

@@ -64,7 +64,7 @@ def run_lanes(
     lines.append("ret;")
     parameters = ", ".join(f".param .u64 p{i}" for i in range(len(arrays) + len(results)))
     kernel = load(entry("\n".join(lines), parameters, target))["kernel"]
-    block = next(n for n in (256, 128, 64, 32, count) if count % n == 0)
+    block = next(n for n in range(256, 0, -1) if count % n == 0)
     launch(kernel, count // block, block, [*arrays, *results], **how)
     return results[0] if isinstance(outputs, str) else results
 

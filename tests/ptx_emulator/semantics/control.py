@@ -10,7 +10,7 @@ import numpy as np
 from .. import reports
 from ..binding import Binding, Branch, Control, Step, instruction
 from ..machine import Machine
-from ..registers import Active
+from ..registers import TYPES, Active
 from ..spaces import LOCAL_WINDOW
 from ..syntax import Group, Symbol, Variable
 
@@ -34,8 +34,6 @@ def bra(b: Binding) -> Step:
 @instruction("brx.idx")
 def brx(b: Binding) -> Step:
     b.ignore("uni")
-    from ..registers import TYPES
-
     index = b.source(0, TYPES["u32"])
     table = b.operand(1)
     names = b.machine.kernel.tables[table.target] if isinstance(table, Symbol) else ()
@@ -110,10 +108,8 @@ def call(b: Binding) -> Step:
     entry = b.machine.kernel.entries[name]
     machine = b.machine
     copies_in = list(zip([variable(b, a) for a in arguments], function.parameters, strict=True))
-    copies_out = list(zip(function.results, [variable(b, r) for r in results], strict=True))
-    # The results are copied by an epilogue on return: the caller reads them at its own names. Both sides live in local
-    # memory, so giving the result variable the callee's address does the same without a copy.
-    for inner, outer in copies_out:
+    # Results need no copy: the caller's variable takes the address of the callee's, both in local memory.
+    for inner, outer in zip(function.results, [variable(b, r) for r in results], strict=True):
         machine.addresses[outer.key] = machine.addresses[inner.key]
 
     def run(active: Active, pc: int) -> None:
@@ -176,7 +172,6 @@ def external(b: Binding, name: str, arguments: tuple, results: tuple) -> Step:
 
 
 def byte_at(machine: Machine, lane: int, address: int, size: int) -> bytes:
-    one = Active.of_lanes(np.array([lane]), machine.lanes)
     space, where, _ = machine.memory.parts(None, np.array([address], np.int64))[0]
     arena = machine.memory.spaces[space]
     if space == "local":
@@ -185,7 +180,6 @@ def byte_at(machine: Machine, lane: int, address: int, size: int) -> bytes:
         offset = int(where[0]) - (7 << 44)
     else:
         offset = int(where[0])
-    assert one.count == 1
     return arena.data[offset : offset + size].tobytes()
 
 
@@ -202,7 +196,7 @@ def format_text(machine: Machine, lane: int, form: str, address: int) -> str:
 
     def one(match: re.Match[str]) -> str:
         nonlocal offset
-        flags, length, kind = match.groups()
+        flags, length, kind = match.group(1), match.group(2) or "", match.group(3)
         if kind == "%":
             return "%"
         size = 8 if kind in "fFeEgGsp" or "l" in length or "z" in length or "j" in length else 4
@@ -218,4 +212,4 @@ def format_text(machine: Machine, lane: int, form: str, address: int) -> str:
             f"{value:#x}" if kind == "p" else f"%{flags}{'d' if kind == 'u' else kind}" % (chr(value) if kind == "c" else value)
         )
 
-    return re.sub(r"%([-+ #0]*\d*(?:\.\d+)?)(hh|h|ll|l|z|j|t)?([diouxXfFeEgGcsp%])", lambda m: one(m) if True else "", form)
+    return re.sub(r"%([-+ #0]*\d*(?:\.\d+)?)(hh|h|ll|l|z|j|t)?([diouxXfFeEgGcsp%])", one, form)

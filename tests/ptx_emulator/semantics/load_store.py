@@ -9,7 +9,24 @@ from ..registers import TYPES, UNSIGNED, Active
 from ..syntax import Address, Sink, Symbol, Variable
 
 # Caching and ordering. Order between threads is the scheduler's and the race detector's business.
-HINTS = ("ca", "cg", "cs", "cv", "lu", "wb", "wt", "nc", "weak", "relaxed", "acquire", "release", "acq_rel", "volatile", "mmio", "uni")
+HINTS = (
+    "ca",
+    "cg",
+    "cs",
+    "cv",
+    "lu",
+    "wb",
+    "wt",
+    "nc",
+    "weak",
+    "relaxed",
+    "acquire",
+    "release",
+    "acq_rel",
+    "volatile",
+    "mmio",
+    "uni",
+)
 HINTS += ("cta", "cluster", "gpu", "sys", "unified", "L1::no_allocate", "L1::evict_last", "L1::evict_first")
 HINTS += ("L1::evict_normal", "L1::evict_unchanged", "L2::cache_hint", "L2::64B", "L2::128B", "L2::256B")
 HINTS += ("L2::evict_last", "L2::evict_first", "L2::evict_normal")
