@@ -11,6 +11,7 @@ import numpy as np
 from . import reports
 from .asynchrony import Engines, Policy
 from .counters import Counters
+from .grid_races import GridRaces
 from .memory import Memory
 from .program import Program
 from .registers import WARP, RegisterFile
@@ -78,6 +79,7 @@ class Machine:
         self.memory = Memory(self, space, self._shared(), self._local(), param, const)
         self._lanes()
         self.sanitizer = Sanitizer(self, program.cell, options.races)
+        self.grid_races = GridRaces(self, program.global_cell) if options.races else None
         self.engines = Engines(options.policy, self.rng)
         self.scheduler = Scheduler(self)
         self.state: dict[str, Any] = {}  # what families keep between instructions, by name; emptied for each batch
@@ -111,6 +113,7 @@ class Machine:
     def _lanes(self) -> None:
         lane = np.arange(self.lanes)
         self.cta_of = lane // self.lanes_per_cta
+        self.cta_number = np.zeros(self.lanes, np.int32)  # from 1, x fastest
         self.cta_rank = (self.cta_of % self.cluster_size).astype(np.uint32)
         thread = lane % self.lanes_per_cta
         self.exists = thread < self.threads_per_cta  # the rest pads the last warp
@@ -180,6 +183,8 @@ class Machine:
             index[: len(ctas)] = where[axis] * self.cluster[axis] + inner[axis]
             self.specials[f"ctaid.{name}"][:] = index[self.cta_of]
             self.specials[f"clusterid.{name}"][:] = index[self.cta_of] // self.cluster[axis]
+        x, y, z = (self.specials[f"ctaid.{name}"].astype(np.int32) for name in "xyz")
+        self.cta_number[:] = x + self.grid[0] * (y + self.grid[1] * z) + 1
         self.registers.reset()
         self.memory.shared.reset()
         self.memory.local.reset()

@@ -51,6 +51,7 @@ class Memory:
         const: ConstantSpace,
     ) -> None:
         self.machine = machine
+        self.ordered = False  # the access under way is volatile, relaxed, acquire or release: no race between CTAs
         self.global_space, self.shared, self.local, self.param, self.const = space, shared, local, param, const
         self.spaces = {"global": space, "shared": shared, "local": local, "param": param, "const": const}
 
@@ -153,7 +154,9 @@ class Memory:
             if act.count:
                 self._observe("store", instruction, arena, offsets, size, act, data)
                 arena.set_rows(offsets, data)
-                if arena is self.shared:
+                if arena is self.global_space and self.machine.grid_races is not None:
+                    self.machine.grid_races.stored(instruction, offsets, act, data)
+                elif arena is self.shared:
                     self.machine.sanitizer.check_lost_stores(instruction, offsets, data, act)
 
     def _writable(
@@ -200,7 +203,8 @@ class Memory:
             machine.sanitizer.shared_access(instruction, offsets, size, active, rows)
             machine.counters.shared_access(what, offsets, size, active, instruction)
         elif arena is self.global_space:
-            machine.sanitizer.global_access(instruction, offsets, size, active, rows)
+            if machine.grid_races is not None and not self.ordered:
+                machine.grid_races.access(instruction, offsets, size, active, rows)
             machine.counters.global_access(what, offsets, size, active, instruction)
         elif arena is self.local:
             machine.counters.add(f"local_{what}_bytes", size * len(offsets), instruction)

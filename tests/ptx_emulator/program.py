@@ -33,7 +33,8 @@ class Program:
     local: list[Variable] = field(default_factory=list)  # local variables and the parameters of calls
     parameters: list[tuple[Variable, int]] = field(default_factory=list)  # with their offsets
     parameter_bytes: int = 0
-    cell: int = LARGEST_CELL  # bytes; see sanitizer
+    cell: int = LARGEST_CELL  # bytes of shared memory that the sanitizer watches as one
+    global_cell: int = LARGEST_CELL
 
     @property
     def arch(self) -> int:
@@ -48,17 +49,7 @@ def build(module: ModuleText, name: str) -> Program:
         known = ", ".join(f.name for f in module.functions.values() if f.is_entry) or "none"
         raise PTXError(f"there is no kernel {name!r}; the module has: {known}")
     program = Program(name, entry, module.target, module.version, module.files)
-    pending = [entry]
-    while pending:
-        function = pending.pop(0)
-        if function.name in program.entries:
-            continue
-        append(program, function)
-        for called in callees(function):
-            if called in module.functions:
-                program.functions[called] = module.functions[called]
-                if module.functions[called].has_body:
-                    pending.append(module.functions[called])
+    lay_out(program, module, entry, [])
     used = {v.key for i in program.instructions for v in variables_in(i.operands)}
     for variable in module.variables:
         if variable.space == "shared" and variable.key in used:
@@ -70,7 +61,23 @@ def build(module: ModuleText, name: str) -> Program:
         offset += parameter.size or 0
     program.parameter_bytes = offset
     program.cell = min([LARGEST_CELL, *(shared_access(i) for i in program.instructions)])
+    program.global_cell = min([LARGEST_CELL, *(global_access(i) for i in program.instructions)])
     return program
+
+
+def lay_out(program: Program, module: ModuleText, function: Function, callers: list[str]) -> None:
+    """Append a function, its callees first: the scheduler runs low program counters first, so calls end before what
+    follows them in the caller, and diverged lanes meet after the call.
+    """
+    if function.name in callers:
+        raise PTXError(f"{program.name}: {function.name} calls itself; recursion is not supported")
+    for called in callees(function):
+        if called in module.functions and called not in program.functions:
+            callee = module.functions[called]
+            program.functions[called] = callee
+            if callee.has_body:
+                lay_out(program, module, callee, [*callers, function.name])
+    append(program, function)
 
 
 def append(program: Program, function: Function) -> None:
@@ -119,6 +126,23 @@ def callees(function: Function) -> list[str]:
     return found
 
 
+def vector_bytes(instruction: Instruction) -> int:
+    """The bytes of a load or store of registers."""
+    words = instruction.modifiers
+    lanes = next((int(w[1:]) for w in words if w in ("v2", "v4", "v8")), 1)
+    return min(TYPE_BYTES.get(words[-1], 1) * lanes, LARGEST_CELL)
+
+
+def global_access(instruction: Instruction) -> int:
+    """The smallest number of bytes of global memory that the instruction touches for a thread."""
+    spaces = {w.split("::")[0] for w in instruction.modifiers}
+    if instruction.opcode in ("ld", "ldu", "st") and not {"shared", "param", "local", "const"} & spaces:
+        return vector_bytes(instruction)
+    if instruction.opcode == "cp" and instruction.modifiers[:2] in (("async", "ca"), ("async", "cg")):
+        return 1 if len(instruction.operands) > 3 else int(getattr(instruction.operands[2], "value", 1))
+    return LARGEST_CELL
+
+
 def shared_access(instruction: Instruction) -> int:
     """The smallest number of bytes the instruction may touch in shared memory at once."""
     words = instruction.modifiers
@@ -127,8 +151,7 @@ def shared_access(instruction: Instruction) -> int:
     if instruction.opcode in ("ld", "st", "atom", "red") and not {"global", "param", "local", "const"} & {
         w.split("::")[0] for w in words
     }:
-        lanes = next((int(w[1:]) for w in words if w in ("v2", "v4", "v8")), 1)
-        return min(TYPE_BYTES.get(words[-1], 1) * lanes, LARGEST_CELL)
-    if instruction.opcode == "cp" and words[0] == "async" and words[-1] == "global":
+        return vector_bytes(instruction)
+    if instruction.opcode == "cp" and words[:2] in (("async", "ca"), ("async", "cg")):
         return int(getattr(instruction.operands[2], "value", 1))
     return LARGEST_CELL

@@ -194,11 +194,6 @@ class Sanitizer:
             message = f"several threads store different values to {place} at once"
             self.machine.report(reports.RACE, message, instruction, active.lanes[at])
 
-    def global_access(
-        self, instruction: Instruction, offsets: np.ndarray, size: int, active: Active, rows: np.ndarray | None
-    ) -> None:
-        """Before a load or store of global memory. Races between CTAs are not watched."""
-
     def _check_write(
         self,
         instruction: Instruction,

@@ -55,7 +55,7 @@ class Scheduler:
             self.steps.append((instruction, bind(instruction, self.machine), guard))
 
     def start(self, lanes: np.ndarray) -> None:
-        self.pc[:] = 0
+        self.pc[:] = self.machine.kernel.entries[self.machine.kernel.name]
         self.status[:] = ENDED
         self.status[lanes] = RUNNABLE
         self.collected.clear()

@@ -100,6 +100,8 @@ def act(
         machine.memory._check_written(instr, arena, offsets, kind.size, part)
         if isinstance(arena, SharedSpace):
             machine.sanitizer.shared_access(instr, offsets, kind.size, part, None, atomic=True)
+        elif machine.grid_races is not None:
+            machine.grid_races.synchronise(part)
         machine.counters.add(f"{name}_atomics", part.count, instr)
         element = TYPES[PACKED.get(kind.name, kind.name)]
         per = kind.size // element.size

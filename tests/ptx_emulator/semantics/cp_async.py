@@ -197,6 +197,8 @@ def check_sources(
                 message = f"copies {memory.place(arena, int(offsets[at]), size)}, which nothing has written"
                 machine.report(reports.UNINITIALISED, message, instr, part.lanes[at])
         sources[chosen] = offsets
+        if machine.grid_races is not None:
+            machine.grid_races.access(instr, offsets, int(length), part, None)
         machine.counters.global_access("load", offsets, int(length), part, instr)
     return sources
 

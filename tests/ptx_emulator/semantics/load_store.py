@@ -29,6 +29,7 @@ HINTS = (
 )
 HINTS += ("cta", "cluster", "gpu", "sys", "unified", "L1::no_allocate", "L1::evict_last", "L1::evict_first")
 HINTS += ("L1::evict_normal", "L1::evict_unchanged", "L2::cache_hint", "L2::64B", "L2::128B", "L2::256B")
+ORDERING = {"volatile", "relaxed", "acquire", "release", "mmio"}
 HINTS += ("L2::evict_last", "L2::evict_first", "L2::evict_normal")
 
 
@@ -58,8 +59,15 @@ def load(b: Binding) -> Step:
     memory, instr = b.machine.memory, b.instruction
     plain = [(d, i) for i, d in enumerate(destinations) if not isinstance(b.items(0)[i], Sink)]
 
+    ordered = bool(ORDERING & set(instr.modifiers))
+    grid_races = b.machine.grid_races
+
     def run(active: Active) -> None:
+        if ordered and grid_races is not None:
+            grid_races.synchronise(active)
+        memory.ordered = ordered
         values = memory.load(instr, space, address(active), kind.size, count, active)
+        memory.ordered = False
         for destination, i in plain:
             destination.put(values[i].view(kind.dtype), active)
 
@@ -101,10 +109,13 @@ def store(b: Binding) -> Step:
     sources = [b.source(item, kind) for item in items]
     address, memory, instr = b.address(0), b.machine.memory, b.instruction
     unsigned = UNSIGNED[kind.size]
+    ordered = bool(ORDERING & set(instr.modifiers))
 
     def run(active: Active) -> None:
         values = [np.ascontiguousarray(b.compact(s, active)).view(unsigned) for s in sources]
+        memory.ordered = ordered
         memory.store(instr, space, address(active), values, active)
+        memory.ordered = False
 
     return run
 
