@@ -69,19 +69,28 @@ class TritonKernel:
 
 
 def compile_triton(
-    function: Any, signature: Mapping[str, str], constants: Mapping[str, Any], target: str | int, **options: Any
+    function: Any,
+    signature: Mapping[str, str],
+    constants: Mapping[str, Any],
+    target: str | int,
+    multiples_of_16: Sequence[str] = (),
+    **options: Any,
 ) -> TritonKernel:
     """Compile a @triton.jit function for sm_<target>.
 
-    signature: argument name -> Triton type ("*fp32", "i32", "fp32", ...), for all arguments; "constexpr" ones have their
-    values in `constants`. options: num_warps, num_stages, ...
+    signature: argument name -> Triton type ("*fp32", "i32", "fp32", ...) of the arguments that are not in `constants`.
+    multiples_of_16: pointers and integers that Triton may take to be divisible by 16, as it finds out by itself in a real
+    launch: vector accesses need it. options: num_warps, num_stages, ...
     """
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     number = int("".join(c for c in str(target) if c.isdigit()))
-    source = ASTSource(function, dict(signature), dict(constants))
+    names = list(function.arg_names)
+    types = {name: "constexpr" if name in constants else signature[name] for name in names}
+    attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in multiples_of_16}
+    source = ASTSource(function, types, {(names.index(n),): v for n, v in constants.items()}, attributes)
     compiled = triton.compile(source, GPUTarget("cuda", number, 32), options=options)
     ptx = compiled.asm["ptx"]
     module = load(ptx)

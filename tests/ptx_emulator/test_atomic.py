@@ -29,7 +29,15 @@ def test_add_returns_the_old_value(policy):
 
 @pytest.mark.parametrize(
     ("operation", "want"),
-    [("max.s32", 255), ("min.u32", 0), ("or.b32", 255), ("and.b32", 0), ("xor.b32", 0), ("inc.u32", 256 % 257), ("exch.b32", None)],
+    [
+        ("max.s32", 255),
+        ("min.u32", 0),
+        ("or.b32", 255),
+        ("and.b32", 0),
+        ("xor.b32", 0),
+        ("inc.u32", 256 % 257),
+        ("exch.b32", None),
+    ],
 )
 def test_reductions(operation, want):
     x = np.zeros(1, np.uint32)

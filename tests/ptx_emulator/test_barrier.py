@@ -38,7 +38,8 @@ def test_named_barrier_of_two_warps_and_arrive(policy):
 
 def test_reductions():
     body = f"""{HEADER} {OUT} setp.eq.u32 %p0, %r0, 77; bar.red.or.pred %p1, 0, %p0; bar.red.and.pred %p2, 0, %p0;
-    bar.red.popc.u32 %r3, 0, %p0; selp.u32 %r1, 1, 0, %p1; selp.u32 %r2, 2, 0, %p2; add.u32 %r1, %r1, %r2; mad.lo.u32 %r1, %r3, 4, %r1;
+    bar.red.popc.u32 %r3, 0, %p0; selp.u32 %r1, 1, 0, %p1; selp.u32 %r2, 2, 0, %p2; add.u32 %r1, %r1, %r2;
+    mad.lo.u32 %r1, %r3, 4, %r1;
     st.global.u32 [%rd1], %r1; ret;"""
     out = np.zeros(256, np.uint32)
     run_text(body, ".param .u64 out", [out], block=128, grid=1)

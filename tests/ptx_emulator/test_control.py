@@ -24,7 +24,8 @@ def test_loops_of_different_length(policy):
 
 def test_diverged_lanes_meet_at_the_earliest_point():
     """The tail after an if is executed once for the whole warp."""
-    body = f"""{REGISTERS} mov.u32 %r1, 1; setp.lt.u32 %p0, %r0, 7; @!%p0 bra SKIP; add.u32 %r1, %r1, 1; SKIP: add.u32 %r1, %r1, 10; {STORE}"""
+    body = f"""{REGISTERS} mov.u32 %r1, 1; setp.lt.u32 %p0, %r0, 7; @!%p0 bra SKIP; add.u32 %r1, %r1, 1;
+    SKIP: add.u32 %r1, %r1, 10; {STORE}"""
     out = np.zeros(32, np.uint32)
     result = run_text(body, ".param .u64 y", [out])
     np.testing.assert_array_equal(out, np.where(np.arange(32) < 7, 12, 11))
@@ -86,9 +87,12 @@ def test_trap_and_assert_are_findings():
 
 
 def test_printf():
-    header = ".extern .func (.param .b32 func_retval0) vprintf (.param .b64 a, .param .b64 b); .global .align 1 .b8 text[12] = {110,61,37,100,32,120,61,37,46,49,102,0};"
-    body = f"""{REGISTERS} .local .align 8 .b8 d[16]; mov.u64 %rd1, d; st.local.u32 [%rd1], 42; st.local.f64 [%rd1+8], 0d3FF8000000000000;
-    cvta.local.u64 %rd1, %rd1; mov.u64 %rd2, text; {{ .param .b64 p0; .param .b64 p1; .param .b32 retval0; st.param.b64 [p0], %rd2; st.param.b64 [p1], %rd1;
+    header = """.extern .func (.param .b32 func_retval0) vprintf (.param .b64 a, .param .b64 b);
+    .global .align 1 .b8 text[12] = {110,61,37,100,32,120,61,37,46,49,102,0};"""
+    body = f"""{REGISTERS} .local .align 8 .b8 d[16]; mov.u64 %rd1, d; st.local.u32 [%rd1], 42;
+    st.local.f64 [%rd1+8], 0d3FF8000000000000;
+    cvta.local.u64 %rd1, %rd1; mov.u64 %rd2, text; {{ .param .b64 p0; .param .b64 p1; .param .b32 retval0;
+    st.param.b64 [p0], %rd2; st.param.b64 [p1], %rd1;
     call.uni (retval0), vprintf, (p0, p1); ld.param.b32 %r3, [retval0]; }} ret;"""
     assert run_text(body, "", [], block=1, header=header).printed == ["n=42 x=1.5"]
 
@@ -107,5 +111,5 @@ def test_unknown_instructions_and_modifiers_fail_at_load():
 
 def test_source_lines_are_named():
     text = entry(".loc 1 42 3\n.reg .b32 %r<2>;\nld.shared.u32 %r0, [0];\nret;", "") + '\n.file 1 "kernel.cu"\n'
-    with pytest.raises(KernelFault, match="kernel.cu:42"):
+    with pytest.raises(KernelFault, match=r"kernel\.cu:42"):
         launch(load(text)["kernel"], 1, 32, [])

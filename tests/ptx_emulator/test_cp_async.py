@@ -9,8 +9,10 @@ from .api import EVERY_POLICY, KernelFault, Policy
 from .testing import run_text
 
 HEAD = """.reg .b32 %r<16>; .reg .b64 %rd<8>; .reg .pred %p<4>; .shared .align 128 .b8 tile[4096];
-mov.u32 %r0, %tid.x; mov.u32 %r1, tile; ld.param.u64 %rd0, [x]; ld.param.u64 %rd1, [y]; mul.wide.u32 %rd2, %r0, 16; add.s64 %rd0, %rd0, %rd2;
-add.s64 %rd1, %rd1, %rd2; shl.b32 %r2, %r0, 4; add.u32 %r2, %r1, %r2; xor.b32 %r9, %r0, 32; shl.b32 %r3, %r9, 4; add.u32 %r3, %r1, %r3;"""
+mov.u32 %r0, %tid.x; mov.u32 %r1, tile; ld.param.u64 %rd0, [x]; ld.param.u64 %rd1, [y]; mul.wide.u32 %rd2, %r0, 16;
+add.s64 %rd0, %rd0, %rd2;
+add.s64 %rd1, %rd1, %rd2; shl.b32 %r2, %r0, 4; add.u32 %r2, %r1, %r2; xor.b32 %r9, %r0, 32; shl.b32 %r3, %r9, 4;
+add.u32 %r3, %r1, %r3;"""
 COPY = "cp.async.cg.shared.global [%r2], [%rd0], 16; cp.async.commit_group;"
 READ = "ld.shared.v4.u32 {%r4, %r5, %r6, %r7}, [%r3]; st.global.v4.u32 [%rd1], {%r4, %r5, %r6, %r7}; ret;"
 PARAMETERS = ".param .u64 x, .param .u64 y"
@@ -47,7 +49,9 @@ def test_bytes_beyond_the_source_size_are_zero(policy):
 
 @pytest.mark.parametrize("policy", EVERY_POLICY)
 def test_missing_wait(policy):
-    assert "while an asynchronous copy may still be writing it (no wait came before)" in fault(f"{COPY} bar.sync 0; {READ}", policy)
+    assert "while an asynchronous copy may still be writing it (no wait came before)" in fault(
+        f"{COPY} bar.sync 0; {READ}", policy
+    )
 
 
 @pytest.mark.parametrize("policy", EVERY_POLICY)
@@ -82,5 +86,5 @@ def test_exit_with_a_copy_in_flight():
 
 def test_copy_from_outside_of_the_array():
     x, y = arrays()
-    with pytest.raises(KernelFault, match="cp.async load of 16 bytes at 0x.*0 bytes past the end of"):
+    with pytest.raises(KernelFault, match=r"cp\.async load of 16 bytes at 0x.*0 bytes past the end of"):
         run_text(f"{HEAD} {COPY} cp.async.wait_group 0; bar.sync 0; {READ}", PARAMETERS, [x[:40], y], block=64)

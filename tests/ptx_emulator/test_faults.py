@@ -16,11 +16,23 @@ def zeros(n: int = 256) -> np.ndarray:
 
 #        kernel -> grid, block, arguments, kinds allowed, words of the first report
 FAULTS = {
-    "out_of_bounds": (2, 128, lambda: [X[:200], zeros(200), 200], {"out-of-bounds"}, "global load of 4 bytes at 0x.* 0 bytes past the end of"),
+    "out_of_bounds": (
+        2,
+        128,
+        lambda: [X[:200], zeros(200), 200],
+        {"out-of-bounds"},
+        "global load of 4 bytes at 0x.* 0 bytes past the end of",
+    ),
     "misaligned": (1, 32, lambda: [X, zeros()], {"misaligned"}, "load of 16 bytes at address .*, which is not a multiple of 16"),
     "uninitialised": (1, 64, lambda: [zeros()], {"uninitialised"}, r"reads 4 bytes at byte \d+ of shared .*tile \(256 bytes\)"),
     "missing_barrier": (1, 64, lambda: [X, zeros()], {"race", "uninitialised"}, "of shared .*tile"),
-    "write_after_read": (1, 64, lambda: [X, zeros()], {"race"}, r"writes 4 bytes .* which warp \d reads|reads 4 bytes .* which warp \d wrote"),
+    "write_after_read": (
+        1,
+        64,
+        lambda: [X, zeros()],
+        {"race"},
+        r"writes 4 bytes .* which warp \d reads|reads 4 bytes .* which warp \d wrote",
+    ),
     "same_place": (1, 64, lambda: [zeros()], {"race"}, "several threads store different values|which warp . wrote"),
     "divergent_barrier": (1, 64, lambda: [zeros(), 32], {"deadlock"}, "32 threads wait for barrier 1 at PTX line"),
     "missing_wait": (1, 64, lambda: [X, zeros(1024)], {"in-flight"}, "while an asynchronous copy may still be writing it"),

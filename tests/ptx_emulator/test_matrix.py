@@ -115,7 +115,9 @@ def scalar_model(products: list[float], exponents: list[int], c: float, block: i
 
     total = Fraction(c)
     for start in range(0, len(products), block):
-        terms = [(Fraction(p), e) for p, e in zip(products[start : start + block], exponents[start : start + block], strict=True) if p]
+        terms = [
+            (Fraction(p), e) for p, e in zip(products[start : start + block], exponents[start : start + block], strict=True) if p
+        ]
         if total:
             terms.append((total, int(np.frexp(float(total))[1]) - 1))
         if not terms:
@@ -153,8 +155,10 @@ def test_special_values_in_the_models():
 
 
 LOAD_TILE = """.reg .b32 %r<16>; .reg .b64 %rd<8>; .shared .align 128 .b8 tile[1024];
-mov.u32 %r0, %tid.x; mov.u32 %r1, tile; ld.param.u64 %rd0, [x]; ld.param.u64 %rd1, [y]; mul.wide.u32 %rd2, %r0, 16; add.s64 %rd0, %rd0, %rd2;
-shl.b32 %r2, %r0, 4; add.u32 %r2, %r1, %r2; ld.global.v4.u32 {%r3, %r4, %r5, %r6}, [%rd0]; st.shared.v4.u32 [%r2], {%r3, %r4, %r5, %r6};
+mov.u32 %r0, %tid.x; mov.u32 %r1, tile; ld.param.u64 %rd0, [x]; ld.param.u64 %rd1, [y]; mul.wide.u32 %rd2, %r0, 16;
+add.s64 %rd0, %rd0, %rd2;
+shl.b32 %r2, %r0, 4; add.u32 %r2, %r1, %r2; ld.global.v4.u32 {%r3, %r4, %r5, %r6}, [%rd0];
+st.shared.v4.u32 [%r2], {%r3, %r4, %r5, %r6};
 bar.warp.sync -1; add.s64 %rd1, %rd1, %rd2;"""
 
 
@@ -187,6 +191,8 @@ def test_stmatrix_inverts_ldmatrix(transposed):
 
 
 def test_ldmatrix_by_a_part_of_a_warp():
-    body = f"{LOAD_TILE} .reg .pred %p; setp.lt.u32 %p, %r0, 16; @%p ldmatrix.sync.aligned.m8n8.x1.shared.b16 {{%r7}}, [%r2]; ret;"
+    body = (
+        f"{LOAD_TILE} .reg .pred %p; setp.lt.u32 %p, %r0, 16; @%p ldmatrix.sync.aligned.m8n8.x1.shared.b16 {{%r7}}, [%r2]; ret;"
+    )
     with pytest.raises(KernelFault, match=r"an \.aligned instruction is executed by part of a warp"):
         run_text(body, ".param .u64 x, .param .u64 y", [np.zeros(512, np.uint8), np.zeros(512, np.uint8)])

@@ -39,7 +39,8 @@ def test_copies_of_every_width(suffix, count):
 def test_sign_and_zero_extension():
     x = np.arange(-16, 16, dtype=np.int8)
     out = np.zeros((2, 32), np.int32)
-    body = """ld.param.u64 %rd0, [x]; ld.param.u64 %rd1, [y]; cvt.u64.u32 %rd2, %r0; add.s64 %rd0, %rd0, %rd2; mad.lo.s64 %rd1, %rd2, 4, %rd1;
+    body = """ld.param.u64 %rd0, [x]; ld.param.u64 %rd1, [y]; cvt.u64.u32 %rd2, %r0; add.s64 %rd0, %rd0, %rd2;
+    mad.lo.s64 %rd1, %rd2, 4, %rd1;
     ld.global.s8 %r1, [%rd0]; ld.global.u8 %r2, [%rd0]; st.global.u32 [%rd1], %r1; st.global.u32 [%rd1+128], %r2;"""
     run_text(REGISTERS + body + " ret;", ".param .u64 x, .param .u64 y", [x, out])
     np.testing.assert_array_equal(out, [x, x.view(np.uint8)])
@@ -48,8 +49,10 @@ def test_sign_and_zero_extension():
 def test_generic_addresses_reach_every_space():
     """One instruction, half of the lanes in shared and half in local memory."""
     body = """.shared .align 8 .b8 s[256]; .local .align 8 .b8 l[16];
-    ld.param.u64 %rd9, [y]; cvt.u64.u32 %rd2, %r0; shl.b64 %rd2, %rd2, 2; mov.u32 %r4, s; cvt.u64.u32 %rd3, %r4; cvta.shared.u64 %rd3, %rd3;
-    add.s64 %rd3, %rd3, %rd2; mov.u64 %rd4, l; cvta.local.u64 %rd4, %rd4; setp.lt.u32 %p0, %r0, 16; selp.b64 %rd5, %rd3, %rd4, %p0;
+    ld.param.u64 %rd9, [y]; cvt.u64.u32 %rd2, %r0; shl.b64 %rd2, %rd2, 2; mov.u32 %r4, s; cvt.u64.u32 %rd3, %r4;
+    cvta.shared.u64 %rd3, %rd3;
+    add.s64 %rd3, %rd3, %rd2; mov.u64 %rd4, l; cvta.local.u64 %rd4, %rd4; setp.lt.u32 %p0, %r0, 16;
+    selp.b64 %rd5, %rd3, %rd4, %p0;
     mul.lo.u32 %r5, %r0, 7; st.u32 [%rd5], %r5; ld.u32 %r6, [%rd5]; add.s64 %rd9, %rd9, %rd2; st.global.u32 [%rd9], %r6;"""
     out = np.zeros(32, np.uint32)
     run_text(REGISTERS + body + " ret;", ".param .u64 y", [out])
@@ -58,7 +61,8 @@ def test_generic_addresses_reach_every_space():
 
 def test_constants_and_global_variables_persist():
     header = ".const .align 4 .f32 table[3] = {0f3F800000, 0f40000000, 0f40400000}; .global .align 4 .u32 count = 5;"
-    body = """ld.param.u64 %rd9, [y]; mov.u64 %rd1, table; ld.const.f32 %f1, [%rd1+8]; ld.const.f32 %f2, [table+4]; add.f32 %f1, %f1, %f2;
+    body = """ld.param.u64 %rd9, [y]; mov.u64 %rd1, table; ld.const.f32 %f1, [%rd1+8]; ld.const.f32 %f2, [table+4];
+    add.f32 %f1, %f1, %f2;
     st.global.f32 [%rd9], %f1; atom.global.add.u32 %r1, [count], 1; ret;"""
     kernel = load(entry(REGISTERS + body, ".param .u64 y", header=header))["kernel"]
     out = np.zeros(1, np.float32)
@@ -71,7 +75,8 @@ def test_constants_and_global_variables_persist():
 def test_tensors_structs_and_views():
     """A bfloat16 tensor view inside a struct, and the same storage twice."""
     x = torch.arange(64, dtype=torch.float32).bfloat16()
-    body = """ld.param.u64 %rd0, [p]; ld.param.u64 %rd1, [p+8]; ld.param.u32 %r1, [p+16]; setp.lt.u32 %p0, %r0, %r1; mul.wide.u32 %rd2, %r0, 2;
+    body = """ld.param.u64 %rd0, [p]; ld.param.u64 %rd1, [p+8]; ld.param.u32 %r1, [p+16]; setp.lt.u32 %p0, %r0, %r1;
+    mul.wide.u32 %rd2, %r0, 2;
     add.s64 %rd0, %rd0, %rd2; add.s64 %rd1, %rd1, %rd2; @%p0 ld.global.u16 %h0, [%rd0]; @%p0 st.global.u16 [%rd1], %h0; ret;"""
     run_text(REGISTERS + body, ".param .align 8 .b8 p[24]", [Struct("PPi", x[:16], x[32:48], 16)])
     assert torch.equal(x[32:48], x[:16])
@@ -103,7 +108,8 @@ def test_wild_and_null_pointers():
 
 def test_misaligned():
     x = np.zeros(1024, np.float32)
-    body = "ld.param.u64 %rd0, [x]; mul.wide.u32 %rd1, %r0, 8; add.s64 %rd0, %rd0, %rd1; ld.global.v4.f32 {%f0, %f1, %f2, %f3}, [%rd0];"
+    body = """ld.param.u64 %rd0, [x]; mul.wide.u32 %rd1, %r0, 8; add.s64 %rd0, %rd0, %rd1;
+    ld.global.v4.f32 {%f0, %f1, %f2, %f3}, [%rd0];"""
     text = fault(body, ".param .u64 x", [x])
     assert "misaligned: load of 16 bytes at address" in text
     assert "which is not a multiple of 16" in text
@@ -163,7 +169,8 @@ def test_counters_are_exact():
         body = f".shared .align 16 .b8 s[8192]; mov.u32 %r1, s; mad.lo.u32 %r1, %r0, {pitch}, %r1; st.shared.u32 [%r1], 1;"
         counters = run_text(REGISTERS + body + " ret;", "", []).counters
         assert counters["shared_store_conflicts"] == conflicts
-    body = ".shared .align 16 .b8 s[8192]; mov.u32 %r1, s; mad.lo.u32 %r1, %r0, 16, %r1; st.shared.v4.u32 [%r1], {%r0, %r0, %r0, %r0};"
+    body = """.shared .align 16 .b8 s[8192]; mov.u32 %r1, s; mad.lo.u32 %r1, %r0, 16, %r1;
+    st.shared.v4.u32 [%r1], {%r0, %r0, %r0, %r0};"""
     counters = run_text(REGISTERS + body + " ret;", "", []).counters
     assert counters["shared_store_wavefronts"] == 4
     assert counters["shared_store_conflicts"] == 0

@@ -13,6 +13,7 @@ from ..registers import SIGNED, TYPES, UNSIGNED, Active, ScalarType
 
 ROUNDINGS = ("rn", "rz", "rm", "rp")
 PACKED = {"f16x2": "f16", "bf16x2": "bf16", "f32x2": "f32", "u16x2": "u16", "s16x2": "s16"}
+PLAIN = {"mode": "rn", "ftz": False, "sat": False}
 Function = Callable[..., Any]
 
 
@@ -81,7 +82,7 @@ def float_modifiers(b: Binding) -> dict[str, Any]:
 def float_binary(b: Binding, kind: ScalarType, native: np.ufunc, exact: Function) -> Step:
     """Add, subtract, multiply: NumPy's own float32 and float64 when they round to nearest."""
     how = float_modifiers(b)
-    if kind.name in ("f32", "f64", "f32x2") and how == {"mode": "rn", "ftz": False, "sat": False}:
+    if kind.name in ("f32", "f64", "f32x2") and how == PLAIN:
         return elementwise(b, kind, lambda x, y: nx.canonical(native(x, y)), 2)
     if kind.name == "f64":
         b.fail("only round to nearest is supported for .f64")
@@ -220,7 +221,7 @@ def div(b: Binding) -> Step:
         return integer_division(b, kind, remainder=False)
     b.ignore("approx", "full")  # at most 2 ulp; the emulator gives the nearest
     how = float_modifiers(b)
-    if kind.name == "f64":
+    if kind.name == "f64" or how == PLAIN:
         return elementwise(b, kind, lambda x, y: nx.canonical(np.true_divide(x, y)), 2)
     return elementwise(b, kind, floating(kind.name, quotient_odd, **how), 2)
 
@@ -330,6 +331,8 @@ def unary(b: Binding, function: Function) -> Step:
     how = float_modifiers(b)
     if kind.name == "f64":
         return elementwise(b, kind, lambda x: nx.canonical(function(x)), 1)
+    if kind.name == "f32" and how == PLAIN and b.instruction.opcode == "sqrt":  # NumPy's is correctly rounded
+        return elementwise(b, kind, lambda x: nx.canonical(np.sqrt(x)), 1)
     return elementwise(b, kind, floating(PACKED.get(kind.name, kind.name), function, **how), 1)
 
 
