@@ -76,7 +76,11 @@ def tokenize(text: str) -> list[Token]:
         if gap.strip():
             raise PTXError(f"PTX line {line}: unexpected character {gap.strip()[0]!r}")
         line += gap.count("\n")
-        tokens.append(Token(match.group(0), line))
+        word = match.group(0)
+        if word[0] == "." and "." in word[1:] and word[1].isalpha():  # .reg.b32: directives may be written together
+            tokens += [Token(f".{part}", line) for part in word[1:].split(".")]
+        else:
+            tokens.append(Token(word, line))
         last = match.end()
     return tokens
 

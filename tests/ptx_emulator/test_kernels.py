@@ -67,8 +67,6 @@ def test_amax_without_its_barrier_is_a_race_though_the_value_is_right(cuda, poli
 
 @every_target
 def test_quantize_transpose(cuda, target):
-    if target == "sm_80":
-        pytest.skip("cuda_fp8.h emulates the cast on sm_80; see the other targets")
     rows, cols = 128, 192
     x = (RNG.standard_normal((rows, cols)) * 100).astype(BF16)
     x[0, :4] = [600, 1e6, np.nan, -600]

@@ -96,12 +96,28 @@ def set_value(b: Binding) -> Step:
     result = b.type()
     compare = comparison(b, kind)
     destination, x, y = b.destination(0, result), b.source(1, kind), b.source(2, kind)
-    if kind.name in PACKED or result.name in PACKED:
-        b.fail("packed types are not supported")
     yes = result.dtype.type(1.0) if result.kind == "f" else np.array(-1).astype(result.dtype)[()]
     if result.name == "bf16":
         yes = np.uint16(0x3F80)
+    if kind.name in PACKED:
+        return packed_set(b, kind, result, compare)
     return lambda active: destination.write(np.where(compare(x, y), yes, result.dtype.type(0)), active)
+
+
+def packed_set(b: Binding, kind: ScalarType, result: ScalarType, compare: Callable[[Any, Any], np.ndarray]) -> Step:
+    """set.gt.u32.f16x2 gives 0xFFFF for each half where it holds, set.gt.f16x2.f16x2 gives 1.0."""
+    element = TYPES[PACKED[kind.name]]
+    yes = {"f16x2": 0x3C00, "bf16x2": 0x3F80}.get(result.name, 0xFFFF)
+    destination, x, y = b.destination(0, result), b.source(1, kind), b.source(2, kind)
+
+    def halves(v: Any) -> np.ndarray:
+        return np.ascontiguousarray(np.broadcast_to(v, (b.machine.lanes,))).view(element.dtype)
+
+    def run(active: Active) -> None:
+        bits = np.where(compare(halves(x), halves(y)), np.uint16(yes), np.uint16(0))
+        destination.write(bits.view(result.dtype), active)
+
+    return run
 
 
 @instruction("selp")
