@@ -183,6 +183,11 @@ class Sanitizer:
         self.writing_lane[cells] = active.lanes[:, None]
         self.writing_fence[cells] = self.fences[active.lanes][:, None]
 
+    def check_after_write(self, instruction: Instruction, offsets: np.ndarray, size: int, active: Active, verb: str) -> None:
+        """What the active threads use here must have been written before, in the order that synchronisation makes."""
+        cells = self.cells(offsets, size)
+        self._check_write(instruction, cells, self.clock, active.warp_of, active, verb, None, offsets, False)
+
     def check_lost_stores(self, instruction: Instruction, offsets: np.ndarray, rows: np.ndarray, active: Active) -> None:
         """After a store: two lanes of the instruction wrote different values to one place."""
         if not self.enabled:

@@ -40,7 +40,7 @@ class Scheduler:
         self.pc = np.zeros(machine.lanes, np.int32)
         self.status = np.full(machine.lanes, ENDED, np.uint8)
         self.why = np.zeros(machine.lanes, np.int32)  # what a blocked lane waits for, an index into `reasons`
-        self.reasons: list[str] = [""]
+        self.reasons: list[object] = [""]
         self.blocked_at = np.zeros(machine.lanes, np.int32)  # the instruction that blocked a lane
         self.now = 0  # the instruction being executed, if it is Control or Collective
         self.collected: dict[int, np.ndarray] = {}  # pc of a collective -> lanes that wait there for the others
@@ -63,8 +63,11 @@ class Scheduler:
 
     # For handlers.
 
-    def block(self, lanes: np.ndarray, why: str) -> None:
-        """Lanes stop running until `wake`. Their program counters say where they will go on."""
+    def block(self, lanes: np.ndarray, why: object) -> None:
+        """Lanes stop running until `wake`. Their program counters say where they will go on.
+
+        str(why) completes "threads wait for ..." in the report of a deadlock.
+        """
         if why not in self.reasons:
             self.reasons.append(why)
         self.status[lanes] = BLOCKED

@@ -141,3 +141,26 @@ def test_wide_products_and_carries():
     want = (low.astype(object) + (high.astype(object) << 32)) * 2
     np.testing.assert_array_equal(a, np.array([w & 0xFFFFFFFF for w in want], np.uint32))
     np.testing.assert_array_equal(b, np.array([w >> 32 & 0xFFFFFFFF for w in want], np.uint32))
+
+
+def test_multiply_add_with_carry():
+    """A 64 x 64 -> 128-bit product from 32-bit pieces, as compilers write it."""
+    parts = [RNG.integers(0, 2**32, 256, dtype=np.uint32) for _ in range(4)]
+    text = """mul.lo.u32 %o0, %i0, %i2; mul.hi.u32 %o1, %i0, %i2; mad.lo.cc.u32 %o1, %i0, %i3, %o1; madc.hi.u32 %o2, %i0, %i3, 0;
+    mad.lo.cc.u32 %o1, %i1, %i2, %o1; madc.hi.cc.u32 %o2, %i1, %i2, %o2; addc.u32 %o3, 0, 0;
+    mad.lo.cc.u32 %o2, %i1, %i3, %o2; madc.hi.u32 %o3, %i1, %i3, %o3;"""
+    got = run_lanes(text, ["u32"] * 4, *[("u32", p) for p in parts])
+    a, b = (lo.astype(object) + (hi.astype(object) << 32) for lo, hi in (parts[:2], parts[2:]))
+    for i, word in enumerate(got):
+        np.testing.assert_array_equal(word, np.array([int(p) >> 32 * i & 0xFFFFFFFF for p in a * b], np.uint32))
+
+
+def test_byte_dot_products_and_differences():
+    x, y, z = (RNG.integers(0, 2**32, 256, dtype=np.uint32) for _ in range(3))
+    text = "dp4a.s32.s32 %o0, %i0, %i1, %i2; dp4a.u32.u32 %o1, %i0, %i1, %i2; sad.s32 %o2, %i0, %i1, %i2;"
+    signed, unsigned, difference = run_lanes(text, ["u32"] * 3, ("u32", x), ("u32", y), ("u32", z))
+    for got, kind in ((signed, np.int8), (unsigned, np.uint8)):
+        total = (x.view(kind).reshape(-1, 4).astype(np.int64) * y.view(kind).reshape(-1, 4)).sum(1) + z
+        np.testing.assert_array_equal(got, total.astype(np.uint32))
+    want = np.abs(x.view(np.int32).astype(np.int64) - y.view(np.int32)) + z
+    np.testing.assert_array_equal(difference, want.astype(np.uint32))

@@ -11,7 +11,7 @@ from .. import reports
 from ..asynchrony import CHANCE, Engine, Operation
 from ..binding import Binding, Step, instruction
 from ..machine import Machine
-from ..registers import TYPES, Active
+from ..registers import TYPES, WARP, Active
 from ..spaces import FRESH
 from ..syntax import Instruction
 
@@ -34,6 +34,12 @@ class Copies:
     @property
     def size(self) -> int:
         return self.rows.shape[1]
+
+    def part(self, which: np.ndarray) -> Copies:
+        if which.all():
+            return self
+        fields = (self.lanes, self.group, self.offsets, self.rows, self.sources, self.valid, self.performed)
+        return Copies(self.instruction, *[f[which] for f in fields])
 
 
 class CopyEngine(Engine):
@@ -78,26 +84,23 @@ class CopyEngine(Engine):
         assert self.committed is not None
         limit = np.full(self.machine.lanes, -1, np.int64)
         limit[active.lanes] = np.iinfo(np.int64).max if newest_left < 0 else self.committed[active.lanes] - newest_left
-        self.complete(limit, None)
+        for copies in self.take(limit):
+            self.perform(copies, np.ones(len(copies.lanes), bool))
+            sanitizer = self.machine.sanitizer
+            agents = sanitizer.agent_of_warp[copies.lanes // WARP]
+            sanitizer.end_async_write(copies.instruction, copies.offsets, copies.size, agents)
 
-    def complete(self, limit: np.ndarray, agent: int | None) -> None:
-        """Retire each lane's copies of groups below limit[lane]; `agent`: who knows of it, the lane's warp if None."""
-        assert self.machine is not None
-        left = []
+    def take(self, limit: np.ndarray) -> list[Copies]:
+        """Take each lane's copies of groups below limit[lane] off the list: somebody knows when they complete."""
+        taken, left = [], []
         for copies in self.pending:
             done = copies.group < limit[copies.lanes]
             if done.any():
-                self.perform(copies, done)
-                sanitizer = self.machine.sanitizer
-                agents = sanitizer.agent_of_warp[copies.lanes[done] // 32] if agent is None else agent
-                sanitizer.end_async_write(copies.instruction, copies.offsets[done], copies.size, agents)
-                if done.all():
-                    continue
-                keep = ~done
-                fields = (copies.lanes, copies.group, copies.offsets, copies.rows, copies.sources, copies.valid, copies.performed)
-                copies = Copies(copies.instruction, *[f[keep] for f in fields])
-            left.append(copies)
+                taken.append(copies.part(done))
+            if not done.all():
+                left.append(copies.part(~done))
         self.pending = left
+        return taken
 
     def tick(self) -> None:
         if self.completion == "random":

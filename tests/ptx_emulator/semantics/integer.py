@@ -13,7 +13,7 @@ from .arithmetic import elementwise, high_product
 
 @instruction("mad.lo.cc", "mad.hi.cc", "madc.lo", "madc.hi")
 def multiply_add_carry(b: Binding) -> Step:
-    """d = the low or high half of a * b, plus c, plus the carry (madc); .cc sets the carry."""
+    """The low or high half of a * b, plus c, plus the carry (madc); .cc sets the carry."""
     kind = b.type()
     words = b.instruction.modifiers
     high, reads, writes = words[0] == "hi", b.instruction.opcode == "madc", "cc" in words
@@ -63,7 +63,7 @@ def dot_product(b: Binding) -> Step:
 
 @instruction("sad")
 def sum_of_differences(b: Binding) -> Step:
-    """d = c + |a - b|"""
+    """Accumulate: c + |a - b|."""
     kind = b.type()
 
     def run(x: Any, y: Any, z: Any) -> np.ndarray:
