@@ -164,3 +164,13 @@ def test_byte_dot_products_and_differences():
         np.testing.assert_array_equal(got, total.astype(np.uint32))
     want = np.abs(x.view(np.int32).astype(np.int64) - y.view(np.int32)) + z
     np.testing.assert_array_equal(difference, want.astype(np.uint32))
+
+
+def test_fma_decides_ties_by_the_far_away_operand():
+    """(1 + 2^-12)^2 lies halfway between two float32; an addend of 2^-80 decides, for either sign of both."""
+    a = np.float32(1 + 2.0**-12) * np.array([1, -1], np.float32).repeat(16)
+    b = np.full(32, 1 + 2.0**-12, np.float32)
+    c = (np.array([1, -1] * 16) * 2.0 ** -RNG.integers(60, 120, 32)).astype(np.float32)
+    got = run_lanes("fma.rn.f32 %o0, %i0, %i1, %i2;", "f32", ("f32", a), ("f32", b), ("f32", c))
+    want = [nearest(Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z))) for x, y, z in zip(a, b, c, strict=True)]
+    np.testing.assert_array_equal(got, want)

@@ -72,3 +72,14 @@ def test_different_counts_at_one_barrier():
     body = f"{HEADER} setp.lt.u32 %p0, %r0, 32; @%p0 bar.sync 1, 64; @!%p0 bar.sync 1, 96; ret;"
     with pytest.raises(KernelFault, match="different thread counts"):
         run_text(body, "", [], block=64, policy=Policy("random", seed=1))
+
+
+@pytest.mark.parametrize("policy", EVERY_POLICY)
+def test_a_warp_is_ordered_with_itself(policy):
+    """Writing, reading and writing again after a barrier, without a further one, in a place of one's own."""
+    body = f"""{HEADER} {OUT} .shared .align 4 .b8 s[512]; shl.b32 %r1, %r0, 2; mov.u32 %r2, s; add.u32 %r3, %r2, %r1;
+    bar.sync 0; st.shared.u32 [%r3], %r0; ld.shared.u32 %r5, [%r3]; add.u32 %r5, %r5, 1; st.shared.u32 [%r3], %r5;
+    ld.shared.u32 %r6, [%r3]; st.global.u32 [%rd1], %r6; ret;"""
+    out = np.zeros(128, np.uint32)
+    run_text(body, ".param .u64 out", [out], block=128, policy=policy)
+    np.testing.assert_array_equal(out, np.arange(128) + 1)

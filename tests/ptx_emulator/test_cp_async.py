@@ -88,3 +88,9 @@ def test_copy_from_outside_of_the_array():
     x, y = arrays()
     with pytest.raises(KernelFault, match=r"cp\.async load of 16 bytes at 0x.*0 bytes past the end of"):
         run_text(f"{HEAD} {COPY} cp.async.wait_group 0; bar.sync 0; {READ}", PARAMETERS, [x[:40], y], block=64)
+
+
+@pytest.mark.parametrize("policy", EVERY_POLICY)
+def test_two_copies_to_one_place(policy):
+    text = fault(f"{COPY} {COPY} cp.async.wait_group 0; bar.sync 0; {READ}", policy)
+    assert "starts an asynchronous write of 16 bytes at byte 0 of shared tile (4096 bytes) while an earlier one" in text

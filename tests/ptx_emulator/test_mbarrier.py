@@ -56,6 +56,12 @@ def test_relaxed_arrivals_order_nothing(policy):
 
 
 @every_policy
+def test_relaxed_waits_order_nothing(policy):
+    relaxed = WAIT.format(0).replace("parity.", "parity.relaxed.cluster.")
+    assert "race: reads 4 bytes" in fault(f"{init(32)} {PRODUCE} {relaxed} {CONSUME}", policy=policy)
+
+
+@every_policy
 def test_initialisation_must_be_ordered_before_use(policy):
     text = fault(f"{init(64, sync=False)} mbarrier.arrive.shared::cta.b64 _, [%r1]; {WAIT.format(0)}", policy=policy)
     assert "uses the mbarrier at 4 bytes" in text or "uses the mbarrier at 8 bytes" in text or "was not initialised" in text

@@ -99,6 +99,12 @@ def test_a_view_is_fenced():
     np.testing.assert_array_equal(x, np.r_[np.zeros(16), np.ones(24), np.zeros(24)])
 
 
+def test_an_overrun_does_not_end_in_the_next_array():
+    x, y = np.zeros(100, np.float32), np.zeros(100000, np.float32)
+    body = "ld.param.u64 %rd0, [x]; mul.wide.u32 %rd1, %r0, 1024; add.s64 %rd0, %rd0, %rd1; ld.global.f32 %f0, [%rd0];"
+    assert "[31 times]" in fault(body, ".param .u64 x, .param .u64 y", [x, y])
+
+
 def test_wild_and_null_pointers():
     body = "ld.param.u64 %rd0, [x]; ld.global.f32 %f0, [%rd0];"
     assert "4 bytes at 0x0, which is not near any" in fault(body, ".param .u64 x, .param .u64 y", [None, np.zeros(4)])
@@ -174,4 +180,8 @@ def test_counters_are_exact():
     counters = run_text(REGISTERS + body + " ret;", "", []).counters
     assert counters["shared_store_wavefronts"] == 4
     assert counters["shared_store_conflicts"] == 0
+    body = """.shared .align 16 .b8 s[8192]; mov.u32 %r1, s; and.b32 %r2, %r0, 1; mad.lo.u32 %r1, %r2, 128, %r1;
+    ld.shared.u32 %r3, [%r1];"""
+    body = body.replace("and.b32", "st.shared.u32 [%r1], 0; st.shared.u32 [%r1+128], 0; and.b32")
+    assert run_text(REGISTERS + body + " ret;", "", [], block=32).counters["shared_load_wavefronts"] == 2  # two words, one bank
     assert counters.mix()["st.shared.v4.u32"] == 1

@@ -103,3 +103,18 @@ def test_shuffle_from_an_absent_lane_is_reported():
 def test_member_mask_must_name_the_executing_lane():
     with pytest.raises(KernelFault, match="member mask 0xffff does not name it"):
         run_text(".reg .b32 %r<4>; mov.u32 %r0, %tid.x; shfl.sync.idx.b32 %r2, %r0, 0, 31, 0xffff; ret;", "", [])
+
+
+@pytest.mark.parametrize("policy", [Policy(), Policy("random", seed=1)])
+def test_collectives_wait_for_members_that_come_from_behind(policy):
+    """The other half jumps back to the shuffle from higher addresses: the first half must wait at it."""
+    body = """
+    .reg .b32 %r<4>; .reg .pred %p; .reg .b64 %rd<3>;
+    mov.u32 %r0, %tid.x; setp.lt.u32 %p, %r0, 16; mov.u32 %r1, %r0;
+    @%p bra LATE;
+    JOIN: shfl.sync.bfly.b32 %r2, %r1, 16, 31, -1;
+    ld.param.u64 %rd0, [out]; mad.wide.u32 %rd1, %r0, 4, %rd0; st.global.u32 [%rd1], %r2; ret;
+    LATE: add.u32 %r1, %r1, 50; bra JOIN;"""
+    out = np.zeros(32, np.uint32)
+    run_text(body, ".param .u64 out", [out], policy=policy)
+    np.testing.assert_array_equal(out, np.r_[np.arange(16) + 16, np.arange(16) + 50])
