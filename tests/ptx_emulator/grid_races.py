@@ -30,7 +30,7 @@ class GridRaces:
         cells = machine.memory.global_space.size // cell
         self.writer, self.reader = np.zeros(cells, np.int32), np.zeros(cells, np.int32)
         self.write_step, self.read_step = np.zeros(cells, np.int32), np.zeros(cells, np.int32)
-        self.write_index = np.zeros(cells, np.int32)
+        self.instruction_at: dict[int, int] = {}  # step of a store -> its instruction
         self.clash: np.ndarray | None = None
         self.synchronised = np.zeros(int(np.prod(machine.grid)) + 1, np.int32)  # the last ordering access of each CTA
 
@@ -68,7 +68,7 @@ class GridRaces:
                 self._report(instruction, bad, index, offsets, active, rows, "overwrites")
         self.writer[cells] = np.broadcast_to(cta, shape).reshape(self.writer[cells].shape)
         self.write_step[cells] = step
-        self.write_index[cells] = instruction.index
+        self.instruction_at[step] = instruction.index
         if not isinstance(cells, slice):
             clash = self.writer[index] != cta  # two CTAs in this very instruction
             self.clash = clash if clash.any() else None
@@ -110,7 +110,7 @@ class GridRaces:
             other = int(self.reader[cell])
             whose = "other CTAs read" if other == MANY else f"CTA {self._name(other)} reads"
         else:
-            earlier = self.machine.program[int(self.write_index[cell])]
+            earlier = self.machine.program[self.instruction_at[int(self.write_step[cell])]]
             whose = f"CTA {self._name(int(self.writer[cell]))} writes at PTX line {earlier.line} ({earlier.text})"
         message = f"{verb} {place}, which {whose}; nothing orders the two CTAs"
         self.machine.report(reports.RACE, message, instruction, active.lanes[at], None, int(lanes.sum()))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from .parse import TYPE_BYTES
 from .syntax import Address, Function, Group, Instruction, ModuleText, Operand, PTXError, Symbol, Variable, Vector
 
-# Smallest access to shared memory of opcodes whose size is not in their type.
+# Smallest write to shared memory of opcodes whose size is not in their type.
 SHARED_ACCESS = {"ldmatrix": 16, "stmatrix": 16, "wgmma": 16, "mbarrier": 8, "tensormap": 4, "tcgen05": 4}
 LARGEST_CELL = 16
 
@@ -134,23 +134,22 @@ def vector_bytes(instruction: Instruction) -> int:
 
 
 def global_access(instruction: Instruction) -> int:
-    """The smallest number of bytes of global memory that the instruction touches for a thread."""
+    """The smallest number of bytes of global memory that the instruction writes for a thread."""
     spaces = {w.split("::")[0] for w in instruction.modifiers}
-    if instruction.opcode in ("ld", "ldu", "st") and not {"shared", "param", "local", "const"} & spaces:
+    if instruction.opcode == "st" and not {"shared", "param", "local"} & spaces:
         return vector_bytes(instruction)
-    if instruction.opcode == "cp" and instruction.modifiers[:2] in (("async", "ca"), ("async", "cg")):
-        return 1 if len(instruction.operands) > 3 else int(getattr(instruction.operands[2], "value", 1))
     return LARGEST_CELL
 
 
 def shared_access(instruction: Instruction) -> int:
-    """The smallest number of bytes the instruction may touch in shared memory at once."""
+    """The smallest number of bytes of shared memory that the instruction writes at once.
+
+    Only writes count: a write covers whole cells, so a read of part of a cell meets every write to it, and no other.
+    """
     words = instruction.modifiers
     if instruction.opcode in SHARED_ACCESS:
         return SHARED_ACCESS[instruction.opcode]
-    if instruction.opcode in ("ld", "st", "atom", "red") and not {"global", "param", "local", "const"} & {
-        w.split("::")[0] for w in words
-    }:
+    if instruction.opcode in ("st", "atom", "red") and not {"global", "param", "local"} & {w.split("::")[0] for w in words}:
         return vector_bytes(instruction)
     if instruction.opcode == "cp" and words[:2] in (("async", "ca"), ("async", "cg")):
         return int(getattr(instruction.operands[2], "value", 1))

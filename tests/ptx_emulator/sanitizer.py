@@ -6,9 +6,10 @@ step counter. clock[w, a] is the last step of agent a that warp w is known to co
 happened before what warp w does now if and only if s <= clock[w, a]. Synchronisation raises clock entries, nothing else
 does: a lucky schedule hides no race.
 
-Memory is watched in cells of `cell` bytes: the smallest access the program makes to shared memory, so that no access
-covers half a cell. Each cell knows its last write and, for each agent, its last read. Bytes that an asynchronous
-operation may still be writing are marked in the arena's state (WRITING), those it may still be reading are counted here.
+Memory is watched in cells of `cell` bytes: the smallest write the program makes to shared memory. Every write covers whole
+cells, so a read of half a cell meets a write if and only if it meets its bytes. Each cell knows its last write and, for each
+agent, its last read. Bytes that an asynchronous operation may still be writing are marked in the arena's state (WRITING),
+those it may still be reading are counted here.
 
 The async proxy (TMA, wgmma, tcgen05) sees what threads wrote only after a fence.proxy.async, by the writer or by someone
 who comes after it. fenced[w, a] is the last step of agent a whose writes are fenced for whoever comes after warp w; it
