@@ -1,0 +1,17 @@
+"""A functional emulator of PTX on the CPU, in NumPy, that watches every access. See README.md."""
+
+from .api import EVERY_POLICY, Buffer, Kernel, KernelFault, Module, Policy, PTXError, Result, Struct, launch, load
+
+__all__ = [
+    "EVERY_POLICY",
+    "Buffer",
+    "Kernel",
+    "KernelFault",
+    "Module",
+    "PTXError",
+    "Policy",
+    "Result",
+    "Struct",
+    "launch",
+    "load",
+]

@@ -1,0 +1,57 @@
+"""Triton kernels for the emulator's tests. Imported only where Triton is."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def matmul(
+    a_ptr, b_ptr, out_ptr, M, N, K, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr
+):  # out (M, N) = a (M, K) . b (N, K)^T
+    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    cols = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    depth = tl.arange(0, BLOCK_K)
+    a_ptrs = a_ptr + rows[:, None] * K + depth[None, :]
+    b_ptrs = b_ptr + cols[None, :] * K + depth[:, None]
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for k in range(0, tl.cdiv(K, BLOCK_K)):
+        inside = depth < K - k * BLOCK_K
+        x = tl.load(a_ptrs, mask=(rows[:, None] < M) & inside[None, :], other=0.0)
+        y = tl.load(b_ptrs, mask=(cols[None, :] < N) & inside[:, None], other=0.0)
+        acc = tl.dot(x, y, acc)
+        a_ptrs += BLOCK_K
+        b_ptrs += BLOCK_K
+    tl.store(out_ptr + rows[:, None] * N + cols[None, :], acc.to(tl.bfloat16), mask=(rows[:, None] < M) & (cols[None, :] < N))
+
+
+@triton.jit
+def quantize_transpose(x_ptr, quant_scale_ptr, q_ptr, q_t_ptr, rows, cols, BLOCK: tl.constexpr):
+    r = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = (r[:, None] < rows) & (c[None, :] < cols)
+    x = tl.load(x_ptr + r[:, None] * cols + c[None, :], mask=inside, other=0.0).to(tl.float32)
+    q = (x * tl.load(quant_scale_ptr)).to(tl.float8e4nv)
+    tl.store(q_ptr + r[:, None] * cols + c[None, :], q, mask=inside)
+    tl.store(q_t_ptr + c[:, None] * rows + r[None, :], tl.trans(q), mask=(c[:, None] < cols) & (r[None, :] < rows))
+
+
+@triton.jit
+def softmax(x_ptr, out_ptr, cols, BLOCK: tl.constexpr):
+    c = tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + tl.program_id(0) * cols + c, mask=c < cols, other=-float("inf"))
+    e = tl.exp(x - tl.max(x, 0))
+    tl.store(out_ptr + tl.program_id(0) * cols + c, e / tl.sum(e, 0), mask=c < cols)
+
+
+@triton.jit
+def amax(x_ptr, out_ptr, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.atomic_max(out_ptr, tl.max(tl.abs(tl.load(x_ptr + i, mask=i < n, other=0.0).to(tl.float32)), 0))
+
+
+@triton.jit
+def cumulative(x_ptr, out_ptr, hist_ptr, n, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + i, mask=i < n, other=0)
+    tl.store(out_ptr + i, tl.cumsum(x, 0), mask=i < n)
+    tl.atomic_add(hist_ptr + x % 8, 1, mask=i < n)
