@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .run import store
+
 FP8 = ("fp8-current", "fp8-delayed")
 
 
@@ -42,9 +44,7 @@ def main() -> int:
         bar = f">= {one['bar']:g}x" if one["bar"] is not None else f"<= {one['at_most']:g}x"
         print(f"{one['case']:58} {one['ratio']:7.3f}x  {bar} {'ok' if one['met'] else 'MISSED':8} {one['against']}")
     if options.json is not None:
-        stored = json.loads(options.json.read_text())
-        stored["rows"] += found
-        options.json.write_text(json.dumps(stored, indent=1) + "\n")
+        store(options.json, json.loads(options.json.read_text())["machine"], found)
     return 0 if all(one["met"] for one in found) else 1
 
 

@@ -1,6 +1,6 @@
 """Run benchmark cases on the CPU and print each ratio with its bar: python -m benchmarks.run [--op amax,fp8_linear,...].
 
-`--json FILE` also stores the rows. Exits 1 if a bar is missed.
+`--json FILE` stores the rows, in place of earlier ones of the same cases. Exits 1 if a bar is missed.
 """
 
 from __future__ import annotations
@@ -54,6 +54,14 @@ def line(row: dict[str, Any]) -> str:
     return f"{row['case']:58} {row['ours_s'] * 1e3:10.3f} ms {speed:>14}  {row['ratio']:6.2f}x {bar:16} {row['against']}"
 
 
+def store(file: Path, machine: str, rows: list[dict[str, Any]]) -> None:
+    """Rows of cases that the file has already are replaced where they stand, others added at the end."""
+    stored = {(row["case"], row["against"]): row for row in json.loads(file.read_text())["rows"]} if file.exists() else {}
+    stored |= {(row["case"], row["against"]): row for row in rows}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"machine": machine, "rows": list(stored.values())}, indent=1) + "\n")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     parser.add_argument("--op", default=",".join(FILES), help="comma-separated ops and layers (default: all)")
@@ -71,7 +79,7 @@ def main() -> int:
             rows.append(measure(case))
             print(line(rows[-1]), flush=True)
     if options.json is not None:
-        options.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+        store(options.json, machine, rows)
     return 0 if all(row["met"] for row in rows) else 1
 
 

@@ -30,7 +30,7 @@ def _sample(call: Callable[[], object], times: int) -> float:
     return (time.perf_counter() - start) / times
 
 
-def interleaved(variants: dict[str, Callable[[], object]], *, rounds: int = 15, seconds: float = 10.0) -> dict[str, Timing]:
+def interleaved(variants: dict[str, Callable[[], object]], *, rounds: int = 41, seconds: float = 10.0) -> dict[str, Timing]:
     """Time the variants in turn for `rounds` rounds, or fewer (at least 3) once `seconds` have passed."""
     times = {}
     for name, call in variants.items():

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from .linear import Fp8Linear
 from .recipes import Recipe, check_recipe
 from .scaling import DelayedScalingState
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 logger = logging.getLogger("mpkernels")
 
@@ -46,11 +48,11 @@ def why_not_fp8(module: nn.Module, fqn: str) -> str | None:
 
 
 def convert_to_fp8_training(
-    model: nn.Module,
+    model: ModuleT,
     *,
     recipe: Recipe | None = None,
     module_filter_fn: Callable[[nn.Module, str], bool] | None = None,
-) -> nn.Module:
+) -> ModuleT:
     """Turn the nn.Linear layers of a model into Fp8Linear, in place, and return the model.
 
     Parameters stay the same objects (an optimizer built before keeps working), and so do hooks, names and checkpoints.
