@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 PYTHON = $(BIN)/python
 CPP = $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh')
 .DEFAULT_GOAL := help
-.PHONY: help demo test tiny lint fmt build doctor bench-cpu tables second-torch wheel clean
+.PHONY: help demo test test-emulator tiny lint fmt build doctor bench-cpu tables second-torch wheel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -30,6 +30,9 @@ demo: build  ## train a small GPT in fp32, bf16, fp16 and fp8, and compare (unde
 
 test: build lint second-torch  ## everything that CI runs: lint, types, all tests
 	$(PYTHON) -m pytest -q $(ARGS)
+
+test-emulator: build  ## the PTX emulator's own tests
+	$(PYTHON) -m pytest -q tests/ptx_emulator $(ARGS)
 
 tiny: build  ## the quick tests only
 	$(PYTHON) -m pytest -q -m "not slow" -x $(ARGS)

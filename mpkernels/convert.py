@@ -20,7 +20,8 @@ logger = logging.getLogger("mpkernels")
 # What the last projection of language models, classifiers and diffusion models is called. Its rounding error goes straight
 # into the loss; TransformerEngine's and torchao's guides keep it in high precision too.
 HEAD_NAMES = frozenset({"lm_head", "head", "output", "output_layer", "out_head", "classifier", "score", "embed_out", "unembed"})
-# Below this many features a side, quantising costs more than an FP8 GEMM saves (docs/notes: break-even of FP8 layers).
+# With K features in and N out a GEMM does 2 M N K flops on the (M + N) K + M N values that quantising must read and write: under
+# about a hundred a side the passes over memory and the calls cost more than FP8 can save in the GEMM.
 SMALLEST_FEATURES = 128
 
 
