@@ -160,7 +160,7 @@ class GradScaler(torch.amp.GradScaler):
             norm = grad_norm_and_check(ours, inv_scale.to(device, non_blocking=True), found_infs[device])
             _unscale_with_torch_(others, torch.ones_like(inv_scale, device=device), found_infs[device])
             if _clips(optimizer) and len(per_device) == 1 and not others:
-                optimizer.grad_norm = norm  # type: ignore[attr-defined]
+                optimizer.grad_norm = norm  # type: ignore[attr-defined]  # the protocol of mp.optim
         self._per_optimizer_states[id(optimizer)]["found_inf_per_device"] = found_infs
         return found_infs  # type: ignore[return-value]  # torch's annotation has str for the device
 

@@ -112,7 +112,7 @@ class MasterWeightOptimizer(torch.optim.Optimizer):
         return self._state_names
 
     def _update(self, group: Group, update: Update) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: AdamW and SGD call their op here
 
     def add_param_group(self, param_group: Group) -> None:
         """As torch.optim.Optimizer.add_param_group; the group is not added if one of its settings or parameters is refused."""

@@ -30,7 +30,7 @@ def run(
 ) -> None:
     if bias is not None:
         bias = bias.contiguous()
-    _kernel(_k_major(a), _k_major(b), dequant_scale_a, dequant_scale_b, bias, out, accumulate)  # type: ignore[misc]
+    _kernel(_k_major(a), _k_major(b), dequant_scale_a, dequant_scale_b, bias, out, accumulate)  # type: ignore[misc]  # not None: why_not
 
 
 def _k_major(x: Tensor) -> Tensor:
