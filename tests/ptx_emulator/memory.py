@@ -87,6 +87,7 @@ class Memory:
             offsets, bad, written = arena.locate(addresses, size)
         align = align or size
         skew = addresses & (align - 1)
+        crooked = None
         if skew.any():
             crooked = skew != 0 if bad is None else (skew != 0) & ~bad
             if crooked.any():
@@ -96,17 +97,19 @@ class Memory:
                 self.machine.report(
                     reports.MISALIGNED, message, instruction, active.lanes[first], int(addresses[first]), int(crooked.sum())
                 )
-            bad = skew != 0 if bad is None else bad | (skew != 0)
-            offsets = np.where(skew != 0, 0, offsets)
-        if bad is None:
-            return arena, offsets, None, written
-        outside = bad & (skew == 0)
-        if outside.any():
-            first = int(np.argmax(outside))
+            offsets = np.where(crooked, 0, offsets)
+        if bad is not None and bad.any():
+            first = int(np.argmax(bad))
             message = f"{space} {what} of {arena.describe(int(addresses[first]), size)}"
             self.machine.report(
-                reports.OUT_OF_BOUNDS, message, instruction, active.lanes[first], int(addresses[first]), int(outside.sum())
+                reports.OUT_OF_BOUNDS, message, instruction, active.lanes[first], int(addresses[first]), int(bad.sum())
             )
+        if bad is None or crooked is None:
+            bad = crooked if bad is None else bad
+        else:
+            bad = bad | crooked
+        if bad is None:
+            return arena, offsets, None, written
         return arena, offsets, ~bad, written
 
     # Bytes.

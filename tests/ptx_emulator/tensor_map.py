@@ -7,7 +7,7 @@ The 128 bytes are opaque on hardware; here they are 32 little-endian words of 32
            1 to 4, 64 bits each             28     rank - 1
     10-14  sizes in elements                29     swizzle mode (index in SWIZZLES)
     15-19  box in elements                  30     fill mode (0: zero, 1: NaN)
-    20-21  zero                             31     interleave (0: none)
+    20-21  swizzle atomicity (0), zero      31     interleave (0: none)
 """
 
 from __future__ import annotations
