@@ -117,6 +117,10 @@ class Engine:
         gone = {id(o) for o in operations}
         self.operations = [o for o in self.operations if id(o) not in gone]
 
+    def close(self) -> None:
+        """The program has ended and everything is performed: retire what it did not have to wait for."""
+        self.retire([o for o in self.operations if not o.must_retire])
+
     def _forget(self) -> None:
         """Operations without a retirement leave the queue when they have been performed."""
         self.operations = [o for o in self.operations if not o.done or o.retire is not None]
@@ -178,6 +182,10 @@ class Engines:
 
     def unfinished(self) -> list[tuple[str, Operation]]:
         return [(name, operation) for name, engine in self.engines.items() for operation in engine.unfinished()]
+
+    def close(self) -> None:
+        for engine in self.engines.values():
+            engine.close()
 
     def reset(self) -> None:
         self.engines.clear()
