@@ -29,15 +29,19 @@ class Policy:
     schedule: "lockstep" runs all warps that are at the lowest program counter together (fast); "random" picks warps at
         random and runs them for a random number of instructions.
     completion: "late", "early" or "random", or a mapping from engine to one of them ("*" for the others).
+    wgmma_scope: "warpgroup": a wait of one warp tells that a wgmma has read its operands for all four; "warp": for that warp.
     """
 
     schedule: str = "lockstep"
     completion: str | Mapping[str, str] = "late"
     seed: int = 0
+    wgmma_scope: str = "warpgroup"
 
     def __post_init__(self) -> None:
         if self.schedule not in ("lockstep", "random"):
             raise ValueError(f"schedule must be lockstep or random, got {self.schedule!r}")
+        if self.wgmma_scope not in ("warpgroup", "warp"):
+            raise ValueError(f"wgmma_scope must be warpgroup or warp, got {self.wgmma_scope!r}")
         for each in [self.completion] if isinstance(self.completion, str) else self.completion.values():
             if each not in COMPLETIONS:
                 raise ValueError(f"completion must be one of {COMPLETIONS}, got {each!r}")
