@@ -31,11 +31,15 @@ class Packed(Protocol):
 
 @dataclass(frozen=True)
 class Buffer:
-    """An array with a name for messages, and whether its bytes count as written before the launch."""
+    """An array with a name for messages, and whether its bytes count as written before the launch.
+
+    phase: its address modulo 256 on the device; None for that of its place in the memory that owns it.
+    """
 
     array: Any
     name: str | None = None
     initialised: bool = True
+    phase: int | None = None
 
 
 class Struct:
@@ -98,6 +102,7 @@ class DeviceArrays:
         for value, default in buffers:
             buffer = value if isinstance(value, Buffer) else Buffer(value)
             start, size, phase = span(buffer.array)
+            phase = phase if buffer.phase is None else buffer.phase
             writable = getattr(getattr(buffer.array, "flags", None), "writeable", True)
             spans_key = start if size else -id(buffer.array)  # empty arrays have no address of their own
             old = spans.get(spans_key)

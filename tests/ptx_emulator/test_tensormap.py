@@ -107,7 +107,8 @@ def test_maps_that_are_not_valid():
     assert "element type 99" in fault(wrong + "bar.sync 0;" + PUBLISH + ACQUIRE + LOAD)
     wrong = replaced().replace("0, 64;", "0, 72;")
     assert "the stride of dimension 1 is 72 bytes" in fault(wrong + "bar.sync 0;" + PUBLISH + ACQUIRE + LOAD)
-    text = fault(replaced() + "bar.sync 0;" + PUBLISH + ACQUIRE.replace("%rd1", "%rd1+32") + LOAD.replace("[%rd1,", "[%rd1+32,"))
+    moved = PUBLISH + ACQUIRE.replace("%rd1", "%rd1+32") + LOAD.replace("[%rd1,", "[%rd1+32,")
+    text = fault(replaced() + "bar.sync 0;" + moved, maps=np.zeros(256, np.uint8))
     assert "not a multiple of 64" in text
     text = fault(replaced(only="") + "bar.sync 0;" + PUBLISH.replace("%p1", "%p0") + LOAD)
     assert "executed by part of a warp" in text

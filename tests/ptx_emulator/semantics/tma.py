@@ -157,6 +157,7 @@ def load(b: Binding, rank: int) -> Step:
                 start = shared_place(b, lane, place, fields.box_bytes, TILE_ALIGNMENT)
                 if start is not None:
                     offsets, where = chunks_of(fields, start), signal_place(b, lane, signal)
+                    machine.memory.shared.note_swizzle(offsets, fields.swizzle)
                     deliver(machine, b.instruction, lane, "tma load", offsets, fetch(machine, at, good), where, fields.box_bytes)
 
     return run
