@@ -8,6 +8,7 @@ used. Here each recorded kernel is compiled to PTX for a target and run on the t
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ptx_emulator import EVERY_POLICY, Buffer, Module, Policy, Result, launch
-from ptx_emulator.compile import compile_cuda, nvcc
+from ptx_emulator import EVERY_POLICY, Buffer, Module, Policy, Result, launch, load
+from ptx_emulator.compile import cuda_ptx, nvcc
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -54,10 +55,15 @@ def why_not() -> str | None:
     return native.cuda_missing if nvcc() is not None else "nvcc is not on the path"
 
 
+# From one entry function's directive to the brace that closes its body, which alone is at the start of a line.
+ENTRY = re.compile(r"^(\.visible )?\.entry (?P<name>\w+)\(.*?^}$", re.MULTILINE | re.DOTALL)
+
+
 @cache
-def module(file: str, target: str) -> Module:
-    """A .cu file of the package, compiled for a target and loaded."""
-    return compile_cuda(ROOT / file, target, FLAGS, folders=[ROOT / "csrc"])
+def module(file: str, target: str, kernel: str) -> Module:
+    """A .cu file of the package, compiled for a target and loaded, with one of its kernels: parsing dozens takes seconds."""
+    ptx = cuda_ptx(ROOT / file, target, FLAGS, folders=[ROOT / "csrc"])
+    return load(re.sub(ENTRY, lambda found: found[0] if found["name"] == kernel else "", ptx))
 
 
 @dataclass(frozen=True)
@@ -163,7 +169,7 @@ class EmulatedDevice:
         ]
         self.turn += 1
         return launch(
-            module(each.file, self.target)[each.kernel],
+            module(each.file, self.target, each.kernel)[each.kernel],
             each.grid,
             each.block,
             [Params(each.params, buffers)],

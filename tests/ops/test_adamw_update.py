@@ -153,7 +153,7 @@ def test_dense_masters_of_any_layout(backend, device):
 
 
 @pytest.mark.parametrize("offset", [0, 1])
-def test_long_lists_stream_the_copy(backend, device, offset):
+def test_long_lists_stream_the_copy(backend, device, offset, not_emulated):
     """From 2^22 elements on; a copy that begins at an odd address cannot be streamed."""
     size = 2**22 - 1000
     lists = inputs([(size,), (1777,)])
