@@ -19,6 +19,7 @@ DIVERGENCE = "divergence"
 DEADLOCK = "deadlock"
 RESOURCES = "resources"  # more shared memory, registers or threads than the architecture has
 DESCRIPTOR = "descriptor"
+FREED = "freed"  # shared memory of a CTA that has ended, or may have
 ASSERTION = "assertion"
 LIMIT = "limit"
 

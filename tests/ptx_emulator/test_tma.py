@@ -344,7 +344,7 @@ def test_maps_that_do_not_fit():
     text = fault(INIT + load_text(3, (0, 0, 0), SIZE) + WAIT + OUT)
     assert "the instruction takes a tensor of rank 3, the tensor map has rank 2" in text
     text = fault(INIT + LOAD.replace("[%r2]", "[%r2+64]") + WAIT + OUT, TensorMap(X, (8, 64)))
-    assert "misaligned: tile of 512 bytes at address" in text
+    assert "misaligned: bulk access of 512 bytes at address" in text
     assert "not a multiple of 128" in text
 
 

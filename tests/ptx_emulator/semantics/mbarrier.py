@@ -16,6 +16,7 @@ from ..asynchrony import Operation
 from ..binding import Binding, Control, Step, instruction
 from ..machine import Machine
 from ..registers import TYPES, WARP, Active
+from ..remote import remote_accesses
 from ..spaces import SHARED_BASE
 from ..syntax import Instruction, Sink
 from .cp_async import engine
@@ -198,8 +199,10 @@ def invalidate(b: Binding) -> Step:
 def check_ordered(machine: Machine, instr: Instruction, offsets: list[int], active: Active) -> None:
     """The barrier's initialisation must come before its use."""
     sanitizer = machine.sanitizer
+    where = np.array(offsets)
+    if machine.cluster_size > 1:
+        remote_accesses(machine).touch(instr, where, active)
     if sanitizer.enabled:
-        where = np.array(offsets)
         sanitizer.check_after_write(instr, where, 8, active, "uses the mbarrier at")
 
 

@@ -16,13 +16,12 @@ from .. import reports
 from ..binding import Binding, Step, instruction
 from ..machine import Machine
 from ..registers import TYPES, Active
-from ..spaces import GLOBAL_WINDOW, RANK_SHIFT
+from ..spaces import GLOBAL_WINDOW
 from ..syntax import Instruction
 from ..tensor_map import BYTES, NANS, SWIZZLES, Fields
 from ..tensor_map import TYPES as ELEMENT_TYPES
-from .bulk_groups import CHUNK, GlobalRows, check_rows, deliver, send
+from .bulk_groups import CHUNK, GlobalRows, check_rows, deliver, multicast_places, send, shared_place, signal_place
 from .bulk_reduce import OPERATIONS, combine_bytes
-from .mbarrier import mbarriers
 from .tensormap import check_acquired
 
 TILE_ALIGNMENT = 128
@@ -117,20 +116,6 @@ def read_map(machine: Machine, instr: Instruction, lane: int, address: int) -> F
     return fields
 
 
-def tile_place(b: Binding, lane: int, address: int, space: str | None, fields: Fields) -> int | None:
-    """The arena offset of a box's place in shared memory, None (after a report) if it is not all right."""
-    machine = b.machine
-    one = Active.of_lanes(np.array([lane]), machine.lanes)
-    name, where, _ = machine.memory.parts(space, np.array([address]))[0]
-    _, offsets, good, _ = machine.memory.locate(b.instruction, "tile", name, where, fields.box_bytes, one, TILE_ALIGNMENT)
-    return int(offsets[0]) if good is None else None
-
-
-def completion_place(b: Binding, lane: int, address: int, space: str | None) -> int:
-    one = Active.of_lanes(np.array([lane]), b.machine.lanes)
-    return mbarriers(b.machine).locate(b, space, np.array([address]), one)[0]
-
-
 @instruction("cp.async.bulk.tensor")
 def tensor_copy(b: Binding) -> Step:
     rank = int(b.required("1d", "2d", "3d", "4d", "5d")[0])
@@ -167,24 +152,19 @@ def load(b: Binding, rank: int) -> Step:
         for i, (lane, fields, coordinates) in enumerate(box(active)):
             at = box_at(fields, coordinates)
             good = check_rows(machine, b.instruction, lane, at.rows, "load", HINT)
-            targets = [(int(places[i]), int(barriers[i]))]
-            if masks is not None:
-                targets = copies(b, lane, *targets[0], int(masks[i]), pair)
-            elif not pair:
-                check_same_cta(b, lane, *targets[0])
-            for place, signal in targets:
-                start = tile_place(b, lane, place, "shared", fields)
+            chosen = int(masks[i]) if masks is not None else None
+            for place, signal in multicast_places(b, lane, int(places[i]), int(barriers[i]), chosen, pair):
+                start = shared_place(b, lane, place, fields.box_bytes, TILE_ALIGNMENT)
                 if start is not None:
-                    where = completion_place(b, lane, signal, "shared")
-                    offsets = chunks_of(fields, start)
+                    offsets, where = chunks_of(fields, start), signal_place(b, lane, signal)
                     machine.memory.shared.note_swizzle(offsets, fields.swizzle)
                     deliver(machine, b.instruction, lane, "tma load", offsets, fetch(machine, at, good), where, fields.box_bytes)
 
     return run
 
 
-def fetch(machine: Machine, box: Box, good: np.ndarray) -> Callable[[], np.ndarray]:
-    def read() -> np.ndarray:
+def fetch(machine: Machine, box: Box, good: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    def read(old: np.ndarray) -> np.ndarray:
         fields = box.fields
         data = np.zeros((len(box.inside), fields.row_bytes), np.uint8)
         if fields.fill:
@@ -196,31 +176,6 @@ def fetch(machine: Machine, box: Box, good: np.ndarray) -> Callable[[], np.ndarr
     return read
 
 
-def check_same_cta(b: Binding, lane: int, place: int, signal: int) -> None:
-    here, there = place >> RANK_SHIFT, signal >> RANK_SHIFT
-    if here != there and b.machine.cluster_size > 1:
-        message = f"the destination lies in the cluster's CTA {here}, its mbarrier in CTA {there}: both must be in one"
-        b.machine.report(reports.DESCRIPTOR, message, b.instruction, lane)
-
-
-def copies(b: Binding, lane: int, place: int, signal: int, mask: int, pair: bool) -> list[tuple[int, int]]:
-    """(destination, mbarrier) in each CTA of a multicast: the same offsets as in the operands.
-
-    With .cta_group::2 the mbarrier is that of the CTA in each pair whose parity is that of the mbarrier operand.
-    """
-    machine = b.machine
-    if mask >> machine.cluster_size or not mask:
-        message = f"the CTA mask {mask:#x} of a multicast names CTAs outside of the cluster of {machine.cluster_size}"
-        machine.report(reports.DESCRIPTOR, message if mask else "the CTA mask of a multicast is empty", b.instruction, lane)
-    low = (1 << RANK_SHIFT) - 1
-    found = []
-    for rank in range(machine.cluster_size):
-        if mask >> rank & 1:
-            owner = (rank & ~1) | (signal >> RANK_SHIFT & 1) if pair else rank
-            found.append((rank << RANK_SHIFT | place & low, owner << RANK_SHIFT | signal & low))
-    return found
-
-
 def store(b: Binding, rank: int, engine: str, operation: str | None) -> Step:
     """[map, {coordinates}], [src] {, cache policy}; what lies outside of the tensor is not written."""
     box, source = MapOperand(b, 0, rank), b.address(1)
@@ -229,7 +184,7 @@ def store(b: Binding, rank: int, engine: str, operation: str | None) -> Step:
     def run(active: Active) -> None:
         places = source(active)
         for i, (lane, fields, coordinates) in enumerate(box(active)):
-            start = tile_place(b, lane, int(places[i]), "shared", fields)
+            start = shared_place(b, lane, int(places[i]), fields.box_bytes, TILE_ALIGNMENT)
             if start is None:
                 continue
             at = box_at(fields, coordinates)
@@ -272,4 +227,8 @@ def tensor_prefetch(b: Binding) -> Step:
     b.required("global")
     tiled(b)
     box = MapOperand(b, 0, rank)
-    return lambda active: box(active) and None
+
+    def run(active: Active) -> None:
+        box(active)
+
+    return run
