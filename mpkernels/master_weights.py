@@ -127,8 +127,8 @@ def _in_memory_order(dense: Tensor) -> Tensor:
 
 
 def step_workspace(steps: list[Tensor]) -> Tensor:
-    """Where the first kernel of a CUDA update leaves the scalars of the step for the second: 16 bytes, and 16 a tensor."""
-    return steps[0].new_empty(4 * (1 + len(steps)))
+    """Where the first kernel of a CUDA update leaves the scalars of the step for the second: 32 bytes a tensor."""
+    return steps[0].new_empty(8 * len(steps))
 
 
 def clip_factor(grad_norm: Tensor | None, max_grad_norm: float) -> Tensor | float:

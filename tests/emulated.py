@@ -7,6 +7,7 @@ used. Here each recorded kernel is compiled to PTX for a target and run on the t
 
 from __future__ import annotations
 
+import bisect
 import ctypes
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -101,12 +102,16 @@ class Params:
 
     def pack(self, address_of: Callable[[Any], int]) -> bytes:
         content = bytearray(self.content)
+        extents = sorted((*extent(buffer.array), i) for i, buffer in enumerate(self.buffers))
+        starts = [begin for begin, _, _ in extents]
+        end = max((begin + size for begin, size, _ in extents), default=0)
         for at in range(0, len(content) - 7, 8):
             word = int.from_bytes(content[at : at + 8], "little")
-            for buffer in self.buffers:
-                begin, size = extent(buffer.array)
-                if begin <= word < begin + size:
-                    content[at : at + 8] = (address_of(buffer) + word - begin).to_bytes(8, "little")
+            if not (starts and starts[0] <= word < end):
+                continue
+            for begin, size, i in reversed(extents[: bisect.bisect_right(starts, word)]):  # the first, unless tensors overlap
+                if word < begin + size:
+                    content[at : at + 8] = (address_of(self.buffers[i]) + word - begin).to_bytes(8, "little")
                     break
         return bytes(content)
 

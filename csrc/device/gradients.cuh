@@ -119,8 +119,7 @@ __device__ __forceinline__ auto with_gradient(const Table& table, const Chunk& c
 
 // 1 if any thread of the CTA has found something. All threads of a warp must call it together.
 __device__ __forceinline__ void raise_found_inf(float* found_inf, bool found) {
-  if (__any_sync(0xffffffffu, found) && threadIdx.x % 32 == 0)
-    ptx::store_relaxed(found_inf, 1.0f);
+  if (__any_sync(0xffffffffu, found) && threadIdx.x % 32 == 0) ptx::store_relaxed(found_inf, 1.0f);
 }
 
 }  // namespace mpkernels::device

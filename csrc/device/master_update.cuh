@@ -13,13 +13,19 @@ __device__ __forceinline__ float mul(float a, float b) { return __fmul_rn(a, b);
 __device__ __forceinline__ float add(float a, float b) { return __fadd_rn(a, b); }
 __device__ __forceinline__ float sub(float a, float b) { return __fsub_rn(a, b); }
 
-// What all tensors of a step share; the first 16 bytes of the workspace.
-struct alignas(16) StepScalars {
+// What all tensors of a step share.
+struct StepScalars {
   float inv_loss_scale, clip;
   float lr;
   float skip;  // 1: found_inf was set, nothing may be written
 };
-static_assert(sizeof(StepScalars) == kScalarBytes);
+
+// One tensor's part of the workspace: a sector.
+template <typename Own>
+struct TensorScalars {
+  StepScalars step;
+  Own own;
+};
 
 __device__ __forceinline__ double learning_rate(const StepParams& p) {
   return p.lr_tensor != nullptr ? (double)*p.lr_tensor : p.lr;
@@ -40,18 +46,33 @@ __device__ __forceinline__ StepScalars step_scalars(const StepParams& p) {
   return scalars;
 }
 
-// Advances the counters and fills the workspace: of_tensor(step, Own&) makes, from the number of
-// updates done before, the 16 bytes of one tensor.
+// Advances the counters and fills the workspace: of_tensor(done) makes a tensor's own scalars from
+// the number of updates done before.
 template <typename Own, typename P, typename OfTensor>
 __device__ __forceinline__ void prepare_step(const P& p, const OfTensor& of_tensor) {
-  static_assert(sizeof(Own) == kScalarBytes);
+  static_assert(sizeof(TensorScalars<Own>) == kScalarBytes);
   const uint32_t t = blockIdx.x * kPrepareThreads + threadIdx.x;
-  const StepScalars scalars = step_scalars(p.step);
-  if (t == 0 && p.first == 0) *(StepScalars*)p.scalars = scalars;
-  if (t >= p.count || scalars.skip != 0.0f) return;
+  if (t >= p.count) return;
+  auto& scalars = ((TensorScalars<Own>*)p.scalars)[p.first + t];
+  scalars.step = step_scalars(p.step);
+  if (scalars.step.skip != 0.0f) return;
   const float done = *p.steps[t];
-  ((Own*)p.scalars)[1 + p.first + t] = of_tensor(done);
+  scalars.own = of_tensor(done);
   *p.steps[t] = add(done, 1.0f);
+}
+
+// Each lane loads one word, so that a warp asks for a sector and not for 32 copies of it.
+template <typename Own>
+__device__ __forceinline__ TensorScalars<Own> load_scalars(const void* workspace, uint32_t tensor) {
+  constexpr int kWords = kScalarBytes / sizeof(float);
+  const float word = ((const float*)workspace)[tensor * kWords + threadIdx.x % kWords];
+  union {
+    float words[kWords];
+    TensorScalars<Own> scalars;
+  } all;
+#pragma unroll
+  for (int i = 0; i < kWords; ++i) all.words[i] = __shfl_sync(0xffffffffu, word, i);
+  return all.scalars;
 }
 
 // Where a chunk of one tensor is: kStates FP32 lists, the master first, the gradient and, unless
@@ -173,15 +194,12 @@ __device__ __forceinline__ void update_chunk(const Lists& lists, int n, const Up
   MPK_UPDATE(f16_bf16##suffix, kFloat16, kBFloat16, bytes)   \
   MPK_UPDATE(f16_f16##suffix, kFloat16, kFloat16, bytes)
 
-#define MPK_UPDATE_KERNELS(prefix, suffix)                                  \
-  {                                                                        \
-    {MPK_KERNEL_ENTRY(prefix##f32_none##suffix),                           \
-      MPK_KERNEL_ENTRY(prefix##f32_bf16##suffix),                           \
-      MPK_KERNEL_ENTRY(prefix##f32_f16##suffix)},                          \
-        {MPK_KERNEL_ENTRY(prefix##bf16_none##suffix),                      \
-          MPK_KERNEL_ENTRY(prefix##bf16_bf16##suffix),                      \
-          MPK_KERNEL_ENTRY(prefix##bf16_f16##suffix)},                     \
-        {MPK_KERNEL_ENTRY(prefix##f16_none##suffix),                       \
-          MPK_KERNEL_ENTRY(prefix##f16_bf16##suffix),                       \
-          MPK_KERNEL_ENTRY(prefix##f16_f16##suffix)},                      \
+#define MPK_UPDATE_KERNELS(prefix, suffix)                                                       \
+  {                                                                                              \
+      {MPK_KERNEL_ENTRY(prefix##f32_none##suffix), MPK_KERNEL_ENTRY(prefix##f32_bf16##suffix),   \
+       MPK_KERNEL_ENTRY(prefix##f32_f16##suffix)},                                               \
+      {MPK_KERNEL_ENTRY(prefix##bf16_none##suffix), MPK_KERNEL_ENTRY(prefix##bf16_bf16##suffix), \
+       MPK_KERNEL_ENTRY(prefix##bf16_f16##suffix)},                                              \
+      {MPK_KERNEL_ENTRY(prefix##f16_none##suffix), MPK_KERNEL_ENTRY(prefix##f16_bf16##suffix),   \
+       MPK_KERNEL_ENTRY(prefix##f16_f16##suffix)},                                               \
   }

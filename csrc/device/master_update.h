@@ -32,8 +32,8 @@ struct StepParams {
   bool maximize;
 };
 
-// Bytes of the workspace: 16 for all tensors, then 16 for each of them.
-constexpr int kScalarBytes = 16;
+// Bytes of the workspace for each tensor.
+constexpr int kScalarBytes = 32;
 
 // The parameters of `prepare`: Hyper is the op's. `scalars` is the workspace.
 template <typename Hyper, int kCapacity>

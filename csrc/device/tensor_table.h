@@ -21,9 +21,9 @@ constexpr int kSmallParameters = 4096;
 
 template <int kLists, int kCapacity>
 struct TensorTable {
-  void* data[kLists][kCapacity];         // [list][tensor]
-  int64_t numel[kCapacity];              // may be 0: no chunk is found in such a tensor
-  uint32_t first_chunk[kCapacity + 1];   // of each tensor; the one after the last is the total
+  void* data[kLists][kCapacity];        // [list][tensor]
+  int64_t numel[kCapacity];             // may be 0: no chunk is found in such a tensor
+  uint32_t first_chunk[kCapacity + 1];  // of each tensor; the one after the last is the total
   uint32_t count;
 };
 

@@ -79,10 +79,9 @@ inline const float* scalar_pointer(const OnDeviceOf& device, const char* name,
 inline void* step_workspace(const OnDeviceOf& device, const Tensor& workspace, size_t tensors) {
   device.check_dense("workspace", workspace);
   MPK_CHECK(workspace.scalar_type() == ScalarType::Float &&
-                workspace.numel() * (int64_t)sizeof(float) >=
-                    (int64_t)(tensors + 1) * kScalarBytes &&
+                workspace.numel() * (int64_t)sizeof(float) >= (int64_t)tensors * kScalarBytes &&
                 (uintptr_t)workspace.const_data_ptr() % kScalarBytes == 0,
-            "workspace must hold 4 float32 for each tensor and 4 more, aligned");
+            "workspace must hold 8 float32 for each tensor, aligned to 32 bytes");
   return workspace.mutable_data_ptr();
 }
 

@@ -18,7 +18,7 @@ template <int kBytes>
 struct Params {
   static constexpr int kCapacity = table_capacity(kBytes, kLists, 48);
   TensorTable<kLists, kCapacity> tensors;
-  const void* scalars;  // the workspace; of the tensor in slot s: 1 + first + s
+  const void* scalars;  // the workspace; that of the tensor in slot s is at first + s
   uint32_t first;
   float eps, beta2, one_minus_beta2;
   float lerp_weight;  // w, or w - 1 if the interpolation starts at g
@@ -33,7 +33,7 @@ struct Arguments {
   Hyper hyper;
   double eps;
   StepParams step;
-  void* scalars;  // workspace: (1 + tensors) * kScalarBytes
+  void* scalars;  // workspace: tensors * kScalarBytes
 };
 
 void adamw_update_cuda(const UpdateTensors& tensors, const Arguments& arguments,

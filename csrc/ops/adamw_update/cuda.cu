@@ -1,6 +1,6 @@
-// 28 bytes an element with a 16-bit gradient and copy, and the memory is the limit: an H100 has time
-// for 4 instructions of every lane per 13 bytes. Results are those of the other backends to the
-// bit: no operation is fused, the division and the square root are correctly rounded.
+// 28 bytes an element with a 16-bit gradient and copy, and the memory is the limit: an H100 has
+// time for 4 instructions of every lane per 13 bytes. Results are those of the other backends to
+// the bit: no operation is fused, the division and the square root are correctly rounded.
 #include "device/master_update.cuh"
 #include "device/ptx/approx.cuh"
 #include "ops/adamw_update/adamw_update_cuda.h"
@@ -18,21 +18,20 @@ __device__ double exact_power(double base, uint32_t exponent) {
   return result;
 }
 
-// Of one tensor, in the workspace.
-struct alignas(16) TensorScalars {
+struct Own {
   float decay, step_size, inv_sqrt_bias2, unused;
 };
 
 template <typename P>
 __device__ __forceinline__ void prepare(const P& p) {
-  prepare_step<TensorScalars>(p, [&](float done) {
+  prepare_step<Own>(p, [&](float done) {
     const auto t = (uint32_t)add(done, 1.0f);
     const double lr = learning_rate(p.step);
     const double decay = __dsub_rn(1.0, __dmul_rn(lr, p.hyper.weight_decay));
     const double bias1 = __dsub_rn(1.0, exact_power(p.hyper.beta1, t));
     const double bias2 = __dsub_rn(1.0, exact_power(p.hyper.beta2, t));
     const double inv_sqrt_bias2 = __ddiv_rn(1.0, __dsqrt_rn(bias2));
-    return TensorScalars{(float)decay, (float)__ddiv_rn(lr, bias1), (float)inv_sqrt_bias2, 0.0f};
+    return Own{(float)decay, (float)__ddiv_rn(lr, bias1), (float)inv_sqrt_bias2, 0.0f};
   });
 }
 
@@ -81,14 +80,13 @@ __device__ __forceinline__ void quotients(const float (&numerators)[N], const fl
     return;
 #pragma unroll
   for (int e = 0; e < N; ++e)
-    result[e] =
-        __fdiv_rn(numerators[e], add(mul(__fsqrt_rn(v[e]), c.inv_sqrt_bias2), c.eps));
+    result[e] = __fdiv_rn(numerators[e], add(mul(__fsqrt_rn(v[e]), c.inv_sqrt_bias2), c.eps));
 }
 
 template <int N>
-__device__ __forceinline__ void step(float (&states)[3][N], const float (&gradients)[N],
-                                     const Coefficients& c) {
-  float(&masters)[N] = states[0], (&averages)[N] = states[1], (&squares)[N] = states[2];
+__device__ __forceinline__ void update_elements(float (&states)[3][N], const float (&gradients)[N],
+                                                const Coefficients& c) {
+  float (&masters)[N] = states[0], (&averages)[N] = states[1], (&squares)[N] = states[2];
   float numerators[N], updates[N];
 #pragma unroll
   for (int e = 0; e < N; ++e) {
@@ -105,36 +103,42 @@ __device__ __forceinline__ void step(float (&states)[3][N], const float (&gradie
 
 template <HighPrecision kGrad, HighPrecision kCopy, typename P>
 __device__ __forceinline__ void update(const P& p) {
-  const StepScalars scalars = *(const StepScalars*)p.scalars;
-  if (scalars.skip != 0.0f) return;
   for_each_chunk<kUpdateChunk>(p.tensors, [&](const Chunk& chunk) {
-    const auto own = ((const TensorScalars*)p.scalars)[1 + p.first + chunk.tensor];
-    const Coefficients c{scalars.inv_loss_scale, scalars.clip,       own.decay,
-                         own.step_size,          own.inv_sqrt_bias2, p.eps,
-                         p.beta2,                p.one_minus_beta2,  p.lerp_weight,
+    const auto [step, own] = load_scalars<Own>(p.scalars, p.first + chunk.tensor);
+    if (step.skip != 0.0f) return;
+    const Coefficients c{step.inv_loss_scale,
+                         step.clip,
+                         own.decay,
+                         own.step_size,
+                         own.inv_sqrt_bias2,
+                         p.eps,
+                         p.beta2,
+                         p.one_minus_beta2,
+                         p.lerp_weight,
                          p.lerp_from_average};
-    update_chunk(UpdateLists<3, kGrad, kCopy>(p.tensors, chunk), chunk.numel,
-                 [&](auto& states, const auto& gradients) { step(states, gradients, c); });
+    update_chunk(
+        UpdateLists<3, kGrad, kCopy>(p.tensors, chunk), chunk.numel,
+        [&](auto& states, const auto& gradients) { update_elements(states, gradients, c); });
   });
 }
 
 }  // namespace
 }  // namespace mpkernels::adamw_update
 
-#define MPK_PREPARE(suffix, bytes)                                                       \
-  extern "C" __global__ void __launch_bounds__(mpkernels::kPrepareThreads)               \
-      mpk_adamw_update_prepare##suffix(                                                          \
-          const __grid_constant__ mpkernels::adamw_update::Prepare<mpkernels::bytes> p) {        \
-    mpkernels::adamw_update::prepare(p);                                                         \
+#define MPK_PREPARE(suffix, bytes)                                                        \
+  extern "C" __global__ void __launch_bounds__(mpkernels::kPrepareThreads)                \
+      mpk_adamw_update_prepare##suffix(                                                   \
+          const __grid_constant__ mpkernels::adamw_update::Prepare<mpkernels::bytes> p) { \
+    mpkernels::adamw_update::prepare(p);                                                  \
   }
 // <gradient>_<copy>
-#define MPK_UPDATE(name, grad, copy, bytes)                                                     \
-  extern "C" __global__ void __launch_bounds__(mpkernels::kUpdateThreads,                       \
-                                               mpkernels::kUpdateCtasPerSm)                     \
-      mpk_adamw_update_##name(                                                                  \
-          const __grid_constant__ mpkernels::adamw_update::Params<mpkernels::bytes> p) {        \
-    using mpkernels::HighPrecision;                                                             \
-    mpkernels::adamw_update::update<HighPrecision::grad, HighPrecision::copy>(p);               \
+#define MPK_UPDATE(name, grad, copy, bytes)                                              \
+  extern "C" __global__ void __launch_bounds__(mpkernels::kUpdateThreads,                \
+                                               mpkernels::kUpdateCtasPerSm)              \
+      mpk_adamw_update_##name(                                                           \
+          const __grid_constant__ mpkernels::adamw_update::Params<mpkernels::bytes> p) { \
+    using mpkernels::HighPrecision;                                                      \
+    mpkernels::adamw_update::update<HighPrecision::grad, HighPrecision::copy>(p);        \
   }
 MPK_PREPARE(, kLargeParameters)
 MPK_PREPARE(_4k, kSmallParameters)

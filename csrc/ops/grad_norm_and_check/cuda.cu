@@ -1,8 +1,8 @@
 // One read of each gradient, nothing written but a sum for each of kSums and two scalars.
 //
-// The squares of 16 bytes are added in FP32 and those sums in FP64, which would be the limit on GPUs
-// that have 1/64 of it. Where FP32 is too narrow for them, below 2^-100 or from 2^127 on, they are
-// added in FP64, which holds those of any FP32 numbers; so the total is finite exactly if every
+// The squares of 16 bytes are added in FP32 and those sums in FP64, which would be the limit on
+// GPUs that have 1/64 of it. Where FP32 is too narrow for them, below 2^-100 or from 2^127 on, they
+// are added in FP64, which holds those of any FP32 numbers; so the total is finite exactly if every
 // gradient is. Only a loss scale below 1 can make Inf of a finite gradient; then each chunk is
 // looked at once more.
 #include "device/gradients.cuh"
@@ -157,12 +157,12 @@ __device__ __forceinline__ void add_squares(const P& p) {
 }  // namespace
 }  // namespace mpkernels::grad_norm_and_check
 
-#define MPK_ADD_SQUARES(suffix, bytes)                                                            \
-  extern "C" __global__ void __launch_bounds__(mpkernels::kGradientThreads,                       \
-                                               mpkernels::kGradientCtasPerSm)                     \
-      mpk_grad_norm_and_check##suffix(                                                            \
-          const __grid_constant__ mpkernels::grad_norm_and_check::Params<mpkernels::bytes> p) {   \
-    mpkernels::grad_norm_and_check::add_squares(p);                                               \
+#define MPK_ADD_SQUARES(suffix, bytes)                                                          \
+  extern "C" __global__ void __launch_bounds__(mpkernels::kGradientThreads,                     \
+                                               mpkernels::kGradientCtasPerSm)                   \
+      mpk_grad_norm_and_check##suffix(                                                          \
+          const __grid_constant__ mpkernels::grad_norm_and_check::Params<mpkernels::bytes> p) { \
+    mpkernels::grad_norm_and_check::add_squares(p);                                             \
   }
 MPK_ADD_SQUARES(, kLargeParameters)
 MPK_ADD_SQUARES(_4k, kSmallParameters)

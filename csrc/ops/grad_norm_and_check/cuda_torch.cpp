@@ -13,8 +13,8 @@ void bind_cuda(std::vector<Tensor> grads, const Tensor& inv_loss_scale, Tensor f
   device.check_fp32_scalar("found_inf", found_inf);
   device.check_fp32_scalar("norm", norm);
   device.check_dense("sums", sums);
-  MPK_CHECK(sums.scalar_type() == ScalarType::Double && sums.numel() == kSums,
-            "sums must be ", kSums, " float64");
+  MPK_CHECK(sums.scalar_type() == ScalarType::Double && sums.numel() == kSums, "sums must be ",
+            kSums, " float64");
   grad_norm_and_check_cuda(
       gradient_list(device, grads, false),
       {(const float*)inv_loss_scale.const_data_ptr(), (float*)found_inf.mutable_data_ptr(),

@@ -8,16 +8,14 @@ namespace {
 
 using namespace device;
 
-// Of one tensor, in the workspace.
-struct alignas(16) TensorScalars {
+struct Own {
   float is_first;  // 1: the momentum becomes the gradient
   float unused[3];
 };
 
 template <typename P>
 __device__ __forceinline__ void prepare(const P& p) {
-  prepare_step<TensorScalars>(
-      p, [&](float done) { return TensorScalars{done == 0.0f ? 1.0f : 0.0f, {}}; });
+  prepare_step<Own>(p, [&](float done) { return Own{done == 0.0f ? 1.0f : 0.0f, {}}; });
 }
 
 struct Coefficients {
@@ -27,8 +25,9 @@ struct Coefficients {
 };
 
 template <int kStates, int N>
-__device__ __forceinline__ void step(float (&states)[kStates][N], const float (&gradients)[N],
-                                     const Coefficients& c) {
+__device__ __forceinline__ void update_elements(float (&states)[kStates][N],
+                                                const float (&gradients)[N],
+                                                const Coefficients& c) {
 #pragma unroll
   for (int e = 0; e < N; ++e) {
     float& master = states[0][e];
@@ -47,40 +46,38 @@ __device__ __forceinline__ void step(float (&states)[kStates][N], const float (&
 
 template <bool kMomentum, HighPrecision kGrad, HighPrecision kCopy, typename P>
 __device__ __forceinline__ void update(const P& p) {
-  const StepScalars scalars = *(const StepScalars*)p.scalars;
-  if (scalars.skip != 0.0f) return;
   for_each_chunk<kUpdateChunk>(p.tensors, [&](const Chunk& chunk) {
-    const auto* own = (const TensorScalars*)p.scalars + 1 + p.first + chunk.tensor;
-    const Coefficients c{scalars.inv_loss_scale, scalars.clip,
-                         scalars.lr,             p.momentum,
-                         p.one_minus_dampening,  p.weight_decay,
-                         p.has_decay,            p.nesterov,
-                         kMomentum && own->is_first != 0.0f};
-    update_chunk(UpdateLists<kMomentum ? 2 : 1, kGrad, kCopy>(p.tensors, chunk), chunk.numel,
-                 [&](auto& states, const auto& gradients) { step(states, gradients, c); });
+    const auto [step, own] = load_scalars<Own>(p.scalars, p.first + chunk.tensor);
+    if (step.skip != 0.0f) return;
+    const Coefficients c{step.inv_loss_scale,   step.clip,      step.lr,     p.momentum,
+                         p.one_minus_dampening, p.weight_decay, p.has_decay, p.nesterov,
+                         own.is_first != 0.0f};
+    update_chunk(
+        UpdateLists<kMomentum ? 2 : 1, kGrad, kCopy>(p.tensors, chunk), chunk.numel,
+        [&](auto& states, const auto& gradients) { update_elements(states, gradients, c); });
   });
 }
 
 }  // namespace
 }  // namespace mpkernels::sgd_update
 
-#define MPK_PREPARE(suffix, bytes)                                                       \
-  extern "C" __global__ void __launch_bounds__(mpkernels::kPrepareThreads)               \
-      mpk_sgd_update_prepare##suffix(                                                          \
-          const __grid_constant__ mpkernels::sgd_update::Prepare<mpkernels::bytes> p) {        \
-    mpkernels::sgd_update::prepare(p);                                                         \
+#define MPK_PREPARE(suffix, bytes)                                                      \
+  extern "C" __global__ void __launch_bounds__(mpkernels::kPrepareThreads)              \
+      mpk_sgd_update_prepare##suffix(                                                   \
+          const __grid_constant__ mpkernels::sgd_update::Prepare<mpkernels::bytes> p) { \
+    mpkernels::sgd_update::prepare(p);                                                  \
   }
 // <gradient>_<copy>
-#define MPK_UPDATE_OF(kind, name, momentum, grad, copy, bytes)                                  \
-  extern "C" __global__ void __launch_bounds__(mpkernels::kUpdateThreads,                       \
-                                               mpkernels::kUpdateCtasPerSm)                     \
-      mpk_sgd_update_##kind##_##name(                                                           \
+#define MPK_UPDATE_OF(kind, name, momentum, grad, copy, bytes)                                   \
+  extern "C" __global__ void __launch_bounds__(mpkernels::kUpdateThreads,                        \
+                                               mpkernels::kUpdateCtasPerSm)                      \
+      mpk_sgd_update_##kind##_##name(                                                            \
           const __grid_constant__ mpkernels::sgd_update::Params<momentum, mpkernels::bytes> p) { \
-    using mpkernels::HighPrecision;                                                             \
-    mpkernels::sgd_update::update<momentum, HighPrecision::grad, HighPrecision::copy>(p);       \
+    using mpkernels::HighPrecision;                                                              \
+    mpkernels::sgd_update::update<momentum, HighPrecision::grad, HighPrecision::copy>(p);        \
   }
-#define MPK_UPDATE(name, grad, copy, bytes)               \
-  MPK_UPDATE_OF(plain, name, false, grad, copy, bytes)    \
+#define MPK_UPDATE(name, grad, copy, bytes)            \
+  MPK_UPDATE_OF(plain, name, false, grad, copy, bytes) \
   MPK_UPDATE_OF(momentum, name, true, grad, copy, bytes)
 MPK_PREPARE(, kLargeParameters)
 MPK_PREPARE(_4k, kSmallParameters)

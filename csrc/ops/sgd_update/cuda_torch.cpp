@@ -25,8 +25,8 @@ void bind_cuda(std::vector<Tensor> masters, std::vector<Tensor> momentum_buffers
                         scalar_pointer(device, "found_inf", found_inf),
                         (float)max_grad_norm,
                         maximize};
-  const Arguments arguments{momentum, dampening,  weight_decay,
-                            nesterov, step, step_workspace(device, workspace, masters.size())};
+  const Arguments arguments{momentum, dampening, weight_decay,
+                            nesterov, step,      step_workspace(device, workspace, masters.size())};
   sgd_update_cuda(tensors, arguments, device.facts(), device.stream());
 }
 

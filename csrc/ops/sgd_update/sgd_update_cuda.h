@@ -16,7 +16,7 @@ struct Params {
   static constexpr int kLists = kMomentum ? 4 : 3;
   static constexpr int kCapacity = table_capacity(kBytes, kLists, 48);
   TensorTable<kLists, kCapacity> tensors;
-  const void* scalars;  // the workspace; of the tensor in slot s: 1 + first + s
+  const void* scalars;  // the workspace; that of the tensor in slot s is at first + s
   uint32_t first;
   float momentum, one_minus_dampening, weight_decay;
   bool has_decay, nesterov;
@@ -32,7 +32,7 @@ struct Arguments {
   double momentum, dampening, weight_decay;
   bool nesterov;
   StepParams step;
-  void* scalars;  // workspace: (1 + tensors) * kScalarBytes
+  void* scalars;  // workspace: tensors * kScalarBytes
 };
 
 void sgd_update_cuda(const UpdateTensors& tensors, const Arguments& arguments,

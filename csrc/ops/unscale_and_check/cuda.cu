@@ -31,12 +31,12 @@ __device__ __forceinline__ void unscale(const P& p) {
 }  // namespace
 }  // namespace mpkernels::unscale_and_check
 
-#define MPK_UNSCALE(suffix, bytes)                                                                \
-  extern "C" __global__ void __launch_bounds__(mpkernels::kGradientThreads,                       \
-                                               mpkernels::kGradientCtasPerSm)                     \
-      mpk_unscale_and_check##suffix(                                                              \
-          const __grid_constant__ mpkernels::unscale_and_check::Params<mpkernels::bytes> p) {     \
-    mpkernels::unscale_and_check::unscale(p);                                                     \
+#define MPK_UNSCALE(suffix, bytes)                                                            \
+  extern "C" __global__ void __launch_bounds__(mpkernels::kGradientThreads,                   \
+                                               mpkernels::kGradientCtasPerSm)                 \
+      mpk_unscale_and_check##suffix(                                                          \
+          const __grid_constant__ mpkernels::unscale_and_check::Params<mpkernels::bytes> p) { \
+    mpkernels::unscale_and_check::unscale(p);                                                 \
   }
 MPK_UNSCALE(, kLargeParameters)
 MPK_UNSCALE(_4k, kSmallParameters)

@@ -26,7 +26,8 @@ std::vector<Launch> plan(const std::vector<int64_t>& numels, const DeviceFacts& 
   std::vector<Launch> launches;
   for (const TableSpan& span :
        plan_tables(numels, kGradientChunk, decltype(Params<kBytes>::grads)::kCapacity))
-    launches.push_back({span, persistent(span.chunks, kGradientThreads, kGradientCtasPerSm, facts)});
+    launches.push_back(
+        {span, persistent(span.chunks, kGradientThreads, kGradientCtasPerSm, facts)});
   return launches;
 }
 

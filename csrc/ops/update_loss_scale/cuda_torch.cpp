@@ -18,12 +18,12 @@ void bind_cuda(Tensor loss_scale, Tensor growth_tracker, Tensor hysteresis_track
   const OnDeviceOf device(loss_scale);
   device.check_fp32_scalar("loss_scale", loss_scale);
   device.check_fp32_scalar("found_inf", found_inf);
-  update_loss_scale_cuda(
-      {(float*)loss_scale.mutable_data_ptr(), tracker_of(device, "growth_tracker", growth_tracker),
-       tracker_of(device, "hysteresis_tracker", hysteresis_tracker),
-       (const float*)found_inf.const_data_ptr(),
-       {growth_factor, backoff_factor, growth_interval, (int32_t)hysteresis}},
-      device.stream());
+  update_loss_scale_cuda({(float*)loss_scale.mutable_data_ptr(),
+                          tracker_of(device, "growth_tracker", growth_tracker),
+                          tracker_of(device, "hysteresis_tracker", hysteresis_tracker),
+                          (const float*)found_inf.const_data_ptr(),
+                          {growth_factor, backoff_factor, growth_interval, (int32_t)hysteresis}},
+                         device.stream());
 }
 
 }  // namespace
