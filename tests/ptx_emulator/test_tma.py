@@ -219,6 +219,12 @@ def test_load_without_wait(policy):
 
 
 @every_policy
+def test_kernel_ends_before_a_load_is_known_to_be_complete(policy):
+    text = fault(INIT + LOAD + "bar.sync 0; ret;", policy=policy)
+    assert "the kernel ended while a tma load operation was in flight: nothing waited for it" in text
+
+
+@every_policy
 def test_two_loads_to_one_place(policy):
     body = INIT + LOAD.replace(str(SIZE), str(2 * SIZE)) + LOAD.split(";")[1] + ";" + WAIT + OUT
     text = fault(body, policy=policy)

@@ -17,7 +17,7 @@ from ..spaces import RANK_SHIFT
 from ..syntax import Instruction
 from .atomic import combination
 from .bulk_groups import LARGEST_RANK
-from .mbarrier import complete_tx, expect_completion, mbarriers
+from .mbarrier import complete_tx, deliver_to, expect_completion, mbarriers
 
 
 @instruction("mapa")
@@ -220,4 +220,4 @@ def submit(
         touch_by_agent(machine, instr, offsets, barrier.agent)
         complete_tx(barrier, size, instr)
 
-    machine.engines.get("st.async").submit(Operation(instr, perform))
+    deliver_to(barrier, machine.engines.get("st.async"), Operation(instr, perform))

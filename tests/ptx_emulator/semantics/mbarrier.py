@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import reports
-from ..asynchrony import Operation
+from ..asynchrony import Engine, Operation
 from ..binding import Binding, Control, Step, instruction
 from ..machine import Machine
 from ..registers import TYPES, WARP, Active
@@ -35,6 +35,7 @@ class MBarrier:
         self.released: np.ndarray | None = None  # the past that waiters of completed phases acquire
         self.waiting: list[int] = []
         self.operations = 0  # asynchronous operations that will signal it
+        self.delivered: list[tuple[Engine, Operation]] = []  # those whose bytes a thread must learn of before it ends
         rank, place = divmod(offset, machine.memory.shared.stride)
         self.agent = machine.sanitizer.agent(("mbarrier", rank % machine.cluster_size, place - SHARED_BASE))
 
@@ -124,6 +125,13 @@ def complete_tx(barrier: MBarrier, count: int, instr: Instruction) -> None:
     alive(barrier, instr)
     barrier.expect(-count, instr, None)
     barrier.settle()
+
+
+def deliver_to(barrier: MBarrier, engine: Engine, operation: Operation) -> None:
+    """Submit an operation that writes shared memory; it is in flight until a wait for a phase after it has passed."""
+    operation.retire = lambda: None
+    barrier.delivered.append((engine, operation))
+    engine.submit(operation)
 
 
 def arrive_from_outside(barrier: MBarrier, rows: np.ndarray | None, instr: Instruction, count: int = 1) -> None:
@@ -288,7 +296,9 @@ def wait(b: Binding) -> Step:
         for i, (lane, offset) in enumerate(zip(active.lanes, offsets, strict=True)):
             barrier = table.at(offset, instr, lane, "waited for")
             result[i] = barrier.passed(int(wanted[i])) if by_parity else barrier.phase > int(wanted[i])
-            if not result[i]:
+            if result[i]:
+                forget_delivered(barrier)
+            else:
                 sleepers.setdefault(offset, []).append(int(lane))
         give_up = blocking and machine.policy.schedule == "random" and machine.rng.random() < EARLY_RETURN
         if blocking and not give_up:
@@ -301,6 +311,13 @@ def wait(b: Binding) -> Step:
         done.put(result, active)
 
     return Control(run)
+
+
+def forget_delivered(barrier: MBarrier) -> None:
+    """A thread has learnt what has been done."""
+    for queue, operation in [pair for pair in barrier.delivered if pair[1].done]:
+        queue.retire([operation])
+    barrier.delivered = [pair for pair in barrier.delivered if not pair[1].done]
 
 
 def acquire(machine: Machine, active: Active, offsets: list[int], passed: np.ndarray) -> None:
