@@ -94,6 +94,27 @@ def test_memory_of_a_cta_that_may_have_ended(policy):
 
 
 @every_policy
+def test_memory_of_a_cta_that_has_ended(policy):
+    slow = (
+        "setp.eq.u32 %p3, %r1, 0; @%p3 exit; mov.u32 %r13, 0; L: add.u32 %r13, %r13, 1; setp.lt.u32 %p3, %r13, 300; @%p3 bra L;"
+    )
+    text = fault(FILL + SYNC + slow + "ld.shared::cluster.u32 %r12, [%r11];" + PUT, policy=policy)
+    assert "freed: accesses the shared memory of CTA 0 of the cluster, which has ended" in text
+
+
+@every_policy
+def test_asynchronous_writes_to_a_cta_that_does_not_wait(policy):
+    expect = "@%p0 mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r5], 128;"
+    store = "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.u32 [%r11], %r7, [%r6];"
+    copy = "@%p0 cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%r4], [%r3+512], 128, [%r6];"
+    for write in (store, copy):
+        text = fault(INIT.format(1) + expect + write, policy=policy)
+        assert "freed: the shared memory of CTA" in text or "freed: accesses the shared memory of CTA" in text
+    text = fault(INIT.format(1) + expect + store.replace("[%r6]", "[%r5]") + WAIT + SYNC, policy=policy)
+    assert "the destination and its mbarrier lie in different CTAs: both must be in one" in text
+
+
+@every_policy
 def test_remote_arrivals(policy):
     """Each CTA writes the other's tile and arrives at its mbarrier."""
     body = INIT.format(32) + "st.shared::cluster.u32 [%r11], %r7; mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%r6];"
