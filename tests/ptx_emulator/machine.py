@@ -199,6 +199,8 @@ class Machine:
             self.specials[f"clusterid.{name}"][:] = index[self.cta_of] // self.cluster[axis]
         x, y, z = (self.specials[f"ctaid.{name}"].astype(np.int32) for name in "xyz")
         self.cta_number[:] = x + self.grid[0] * (y + self.grid[1] * z) + 1
+        if self.grid_races is not None:
+            self.grid_races.place()
         self.registers.reset()
         self.memory.shared.reset()
         self.memory.local.reset()
