@@ -94,6 +94,20 @@ def test_memory_of_a_cta_that_may_have_ended(policy):
 
 
 @every_policy
+def test_a_cluster_barrier_orders_global_memory(policy):
+    """Each CTA writes its part of y and reads the other's; then both overwrite what both have read."""
+    there = "xor.b32 %r12, %r7, 32; ld.param.u64 %rd4, [y]; mul.wide.u32 %rd3, %r12, 4; add.s64 %rd3, %rd4, %rd3;"
+    put, get = "st.global.u32 [%rd1], %r7;", "ld.global.u32 %r12, [%rd3]; ld.global.u32 %r13, [%rd1];"
+    y = run(there + put + SYNC + get + SYNC + PUT, policy=policy)
+    np.testing.assert_array_equal(y, PEER)
+    for sync in ("", SYNC.replace("arrive", "arrive.relaxed")):
+        text = fault(there + put + sync + get + SYNC + PUT, policy=policy)
+        assert "race: reads" in text or "race: writes" in text or "race: overwrites" in text
+    text = fault(there + put + SYNC + get + PUT, policy=policy)
+    assert "race: " in text
+
+
+@every_policy
 def test_memory_of_a_cta_that_has_ended(policy):
     slow = (
         "setp.eq.u32 %p3, %r1, 0; @%p3 exit; mov.u32 %r13, 0; L: add.u32 %r13, %r13, 1; setp.lt.u32 %p3, %r13, 300; @%p3 bra L;"
