@@ -264,6 +264,38 @@ def test_multicast(cuda, policy):
     assert result.counters["bulk_load_bytes"] == x.nbytes  # each half is read once for both
 
 
+@every_policy
+@pytest.mark.parametrize("multicast", [False, True])
+def test_pairs_of_ctas_signal_one_mbarrier(multicast, policy):
+    """cta_group::2: both CTAs load into their own memory and tell the mbarrier of the even one."""
+    leader = "mov.b64 %rd3, map; cvta.param.u64 %rd3, %rd3; and.b32 %r13, %r5, 0xFEFFFFFF; shl.b32 %r14, %r1, 5;"
+    target, last, mask = "shared::cta", "", ""
+    if multicast:  # CTA 0 loads the same bytes for both
+        target, last, mask = "shared::cluster", ".multicast::cluster", ", 3"
+        leader += "setp.eq.and.u32 %p0, %r1, 0, %p0; mov.u32 %r14, 32;"
+    expect = "setp.eq.and.u32 %p1, %r0, 0, %p4; @%p1 mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r5], 256;"
+    load = f"@%p0 cp.async.bulk.tensor.1d.{target}.global.tile.mbarrier::complete_tx::bytes{last}.cta_group::2 "
+    load += f"[%r3], [%rd3, {{%r14}}], [%r13]{mask};"
+    wait = "@!%p4 bra AFTER;" + WAIT + "AFTER:"
+    x, y = RNG.integers(0, 2**32, 64, dtype=np.uint32), np.zeros(64, np.uint32)
+    body = (
+        HEAD
+        + INIT.format(1)
+        + leader
+        + "setp.eq.u32 %p4, %r1, 0;"
+        + expect
+        + load
+        + wait
+        + SYNC
+        + "ld.shared.u32 %r12, [%r10];"
+        + PUT
+    )
+    parameters = ".param .align 64 .b8 map[128], .param .u64 y"
+    args = [TensorMap(x, (32,)), y]
+    run_text(body + "ret;", parameters, args, block=32, grid=2, cluster=2, target="sm_100a", policy=policy)
+    np.testing.assert_array_equal(y, np.r_[x[32:], x[32:]] if multicast else x)
+
+
 def test_multicast_to_ctas_that_do_not_exist():
     body = """mov.b64 %rd3, map; cvta.param.u64 %rd3, %rd3; @%p0 mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r5], 256;
     @%p0 cp.async.bulk.tensor.1d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%r3], [%rd3, {%r0}],
