@@ -164,7 +164,8 @@ def test_red_async(operation, want, policy):
     expect = "@%p0 mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r5], 128; add.u32 %r12, %r0, %r0;"
     if operation == "inc":
         expect += "mov.u32 %r12, 1000;"
-    reduce = f"red.async.relaxed.cluster.shared::cluster.mbarrier::complete_tx::bytes.{operation}.u32 [%r4], %r12, [%r6];"
+    kind = "b32" if operation == "xor" else "u32"
+    reduce = f"red.async.relaxed.cluster.shared::cluster.mbarrier::complete_tx::bytes.{operation}.{kind} [%r4], %r12, [%r6];"
     body = "@%p0 st.shared.u32 [%r3], 5;" + INIT.format(1) + expect + reduce + WAIT + "ld.shared.u32 %r12, [%r3];" + PUT
     assert (run(body, policy=policy) == want).all()
 
