@@ -119,3 +119,30 @@ def test_what_cannot_be_bound():
         bind_triton(lambda x: None, (1,), target=90)
     with pytest.raises(KeyError, match="unrecognised"):
         bind_triton(kernels.scale_of_many, ((None, None), 1.0, 1, 1), {"flag": True, "BLOCK": 16, "wrong": 1}, target=90)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "a_rows", "b_rows", "twice"),
+    [
+        (torch.float16, True, True, False),  # B lies along N
+        (torch.bfloat16, False, False, False),  # A lies along M
+        (torch.bfloat16, True, False, True),  # A in registers
+        (torch.float8_e5m2, True, False, False),
+        (torch.float32, True, False, False),  # tf32
+    ],
+)
+def test_wgmma_in_all_layouts(dtype, a_rows, b_rows, twice):
+    """No report: Triton's fences, waits and descriptors are right. The values say that the layouts are."""
+    n, k = 64, 192
+    a, b = values((n, k), dtype), values((k, n), dtype)
+    a = a if a_rows else a.T.contiguous().T
+    b = b if b_rows else b.T.contiguous().T
+    cut = (lambda x: (x.view(torch.int32) & ~0x1FFF).view(torch.float32)) if dtype == torch.float32 else (lambda x: x)
+    want = cut(a).double() @ cut(b).double() * (2 if twice else 1)
+    out = torch.zeros(n, n)
+    args = (a, b, out, k, *a.stride(), *b.stride())
+    bound = bind_triton(kernels.matmul_of_strides, args, {"TWICE": twice, "BLOCK": 64, "num_stages": 3}, target=90)
+    for policy in EVERY_POLICY:
+        out.zero_()
+        assert bound.launch(1, policy=policy).counters["wgmma"] > 0
+        torch.testing.assert_close(out.double(), want, rtol=0, atol=float(want.abs().max()) * 2.0**-20)

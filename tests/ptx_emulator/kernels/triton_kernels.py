@@ -25,6 +25,18 @@ def matmul(
 
 
 @triton.jit
+def matmul_of_strides(a_ptr, b_ptr, out_ptr, K, am, ak, bk, bn, TWICE: tl.constexpr, BLOCK: tl.constexpr):
+    """One BLOCK x BLOCK tile of a . b in any layout; TWICE doubles a on its way, which brings it to registers."""
+    i, depth = tl.arange(0, BLOCK), tl.arange(0, BLOCK)
+    acc = tl.zeros((BLOCK, BLOCK), tl.float32)
+    for k in range(0, K, BLOCK):
+        x = tl.load(a_ptr + i[:, None] * am + (k + depth)[None, :] * ak)
+        y = tl.load(b_ptr + (k + depth)[:, None] * bk + i[None, :] * bn)
+        acc = tl.dot((x * 2).to(x.dtype) if TWICE else x, y, acc)
+    tl.store(out_ptr + i[:, None] * BLOCK + i[None, :], acc)
+
+
+@triton.jit
 def quantize_transpose(x_ptr, quant_scale_ptr, q_ptr, q_t_ptr, rows, cols, BLOCK: tl.constexpr):
     r = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
