@@ -106,6 +106,8 @@ class ClusterBarrier:
         self.waits[own] += 1
         if self.released is not None:
             self.machine.sanitizer.acquire(np.unique(lanes // WARP), self.released)
+            if self.machine.grid_races is not None:
+                self.machine.grid_races.cluster_barrier(lanes)
 
 
 class ClusterBarriers:
