@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from .api import EVERY_POLICY, Buffer, KernelFault, PTXError, load
-from .testing import entry, run_lanes
 from .test_matrix import place_a, place_b, place_c
+from .testing import entry, run_lanes
 
 RNG = np.random.default_rng(0)
 DTYPES = {
@@ -136,16 +136,19 @@ def test_unit_scales_change_nothing_and_a_nan_scale_gives_nan():
     assert np.isfinite(np.delete(got, 11, axis=0)).all()
 
 
+SELECTORS = ", %r0, {0, 0}, %r0, {0, 0}"
+
+
 @pytest.mark.parametrize(
     ("text", "tail", "message"),
     [
         ("kind::mxf8f6f4.f32.e4m3.e4m3.f32", "", "have block scales, others do not"),
-        ("kind::mxf8f6f4.block_scale.scale_vec::2X.f32.e4m3.e4m3.f32.ue8m0", ", %r0, {0, 0}, %r0, {0, 0}", "no scales .scale_vec::2X"),
-        ("kind::mxf8f6f4.block_scale.scale_vec::1X.f32.e4m3.e4m3.f32.ue4m3", ", %r0, {0, 0}, %r0, {0, 0}", "1X.ue4m3"),
+        ("kind::mxf8f6f4.block_scale.scale_vec::2X.f32.e4m3.e4m3.f32.ue8m0", SELECTORS, "no scales .scale_vec::2X"),
+        ("kind::mxf8f6f4.block_scale.scale_vec::1X.f32.e4m3.e4m3.f32.ue4m3", SELECTORS, "1X.ue4m3"),
         ("kind::mxf8f6f4.block_scale.f32.e4m3.e4m3.f32.ue8m0", "", "eight operands"),
         ("kind::mxf8f6f4.block_scale.f32.e4m3.e4m3.f32.ue8m0", ", %r0, {0}, %r0, {0, 0}", "a selector {byte-id, thread-id}"),
     ],
-)  # fmt: skip
+)
 def test_forms_that_do_not_exist(text, tail, message):
     registers = "{%f0, %f1, %f2, %f3}, {%r0, %r0, %r0, %r0}, {%r0, %r0}, {%f0, %f1, %f2, %f3}"
     body = f".reg .b32 %r<1>; .reg .f32 %f<4>; mma.sync.aligned.m16n8k32.row.col.{text} {registers}{tail}; ret;"
@@ -172,12 +175,14 @@ def _triton_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+MXF8 = "mma.sync.aligned.m16n8k32.row.col.kind::mxf8f6f4.block_scale.scale_vec::1X.f32.{}.{}.f32.ue8m0"
+MXF4 = "mma.sync.aligned.m16n8k64.row.col.kind::mxf4nvf4.block_scale.scale_vec::{}X.f32.e2m1.e2m1.f32.{}"
 DOT_SCALED = [
-    (120, "e4m3", "e4m3", 32, 4, "mma.sync.aligned.m16n8k32.row.col.kind::mxf8f6f4.block_scale.scale_vec::1X.f32.e4m3.e4m3.f32.ue8m0"),
-    (120, "e5m2", "e4m3", 32, 8, "mma.sync.aligned.m16n8k32.row.col.kind::mxf8f6f4.block_scale.scale_vec::1X.f32.e5m2.e4m3.f32.ue8m0"),
-    (120, "e2m1", "e2m1", 32, 4, "mma.sync.aligned.m16n8k64.row.col.kind::mxf4nvf4.block_scale.scale_vec::2X.f32.e2m1.e2m1.f32.ue8m0"),
-    (120, "e2m1", "e2m1", 16, 4, "mma.sync.aligned.m16n8k64.row.col.kind::mxf4nvf4.block_scale.scale_vec::4X.f32.e2m1.e2m1.f32.ue4m3"),
-]  # fmt: skip
+    (120, "e4m3", "e4m3", 32, 4, MXF8.format("e4m3", "e4m3")),
+    (120, "e5m2", "e4m3", 32, 8, MXF8.format("e5m2", "e4m3")),
+    (120, "e2m1", "e2m1", 32, 4, MXF4.format(2, "ue8m0")),
+    (120, "e2m1", "e2m1", 16, 4, MXF4.format(4, "ue4m3")),
+]
 
 
 @pytest.mark.usefixtures("_triton_cache")

@@ -50,7 +50,7 @@ def selector(b: Binding, which: int, blocks: int, threads: int) -> Callable[[Act
 
 
 def scales(b: Binding, kind: str, k: int) -> Apply:
-    """Consumes the vector size and the type of the scales. What is returned multiplies (warps, 16, k) and (warps, k, 8) values."""
+    """Consumes the vector size and the type of the scales. Returned is what scales (warps, 16, k) and (warps, k, 8) values."""
     forms = FORMS[kind]
     vector = b.choice(*BLOCKS, default=forms[0][0])
     form = b.left.pop() if b.left else ""
