@@ -22,7 +22,7 @@ from ..remote import touch_by_agent
 from ..shared_claims import shared_claims
 from ..spaces import FRESH, IN_FLIGHT, MAPPED, RANK_SHIFT, READ_ONLY, WINDOW_SHIFT, WRITING, WRITTEN
 from ..syntax import Instruction
-from .mbarrier import complete_tx, expect_completion, mbarriers
+from .mbarrier import complete_tx, deliver_to, expect_completion, mbarriers
 
 CHUNK = 16  # bytes: what bulk operations move at least, and swizzles permute
 LARGEST_RANK = 255
@@ -63,7 +63,7 @@ def deliver(
             done(barrier.agent)
         complete_tx(barrier, amount, instr)
 
-    machine.engines.get(engine).submit(Operation(instr, perform))
+    deliver_to(barrier, machine.engines.get(engine), Operation(instr, perform))
 
 
 def shared_place(b: Binding, lane: int, address: int, size: int, align: int) -> int | None:

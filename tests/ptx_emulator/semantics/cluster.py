@@ -17,7 +17,7 @@ from ..spaces import RANK_SHIFT
 from ..syntax import Instruction
 from .atomic import combination
 from .bulk_groups import LARGEST_RANK
-from .mbarrier import complete_tx, expect_completion, mbarriers
+from .mbarrier import complete_tx, deliver_to, expect_completion, mbarriers
 
 
 @instruction("mapa")
@@ -106,6 +106,8 @@ class ClusterBarrier:
         self.waits[own] += 1
         if self.released is not None:
             self.machine.sanitizer.acquire(np.unique(lanes // WARP), self.released)
+            if self.machine.grid_races is not None:
+                self.machine.grid_races.cluster_barrier(lanes)
 
 
 class ClusterBarriers:
@@ -114,7 +116,12 @@ class ClusterBarriers:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.barriers = [ClusterBarrier(machine, c) for c in range(machine.ctas // machine.cluster_size)]
-        machine.scheduler.exit_hooks.append(lambda lanes: [barrier.settle() for barrier in self.barriers])
+        machine.scheduler.exit_hooks.append(self.ended)
+
+    def ended(self, lanes: np.ndarray) -> None:
+        """Nobody waits for threads that have ended."""
+        for barrier in self.barriers:
+            barrier.settle()
 
     def of(self, active: Active) -> list[tuple[ClusterBarrier, np.ndarray]]:
         per = self.machine.lanes_per_cta * self.machine.cluster_size
@@ -220,4 +227,4 @@ def submit(
         touch_by_agent(machine, instr, offsets, barrier.agent)
         complete_tx(barrier, size, instr)
 
-    machine.engines.get("st.async").submit(Operation(instr, perform))
+    deliver_to(barrier, machine.engines.get("st.async"), Operation(instr, perform))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import reports
-from ..asynchrony import Operation
+from ..asynchrony import Engine, Operation
 from ..binding import Binding, Control, Step, instruction
 from ..machine import Machine
 from ..registers import TYPES, WARP, Active
@@ -35,6 +35,7 @@ class MBarrier:
         self.released: np.ndarray | None = None  # the past that waiters of completed phases acquire
         self.waiting: list[int] = []
         self.operations = 0  # asynchronous operations that will signal it
+        self.delivered: list[tuple[Engine, Operation]] = []  # those whose bytes a thread must learn of before it ends
         rank, place = divmod(offset, machine.memory.shared.stride)
         self.agent = machine.sanitizer.agent(("mbarrier", rank % machine.cluster_size, place - SHARED_BASE))
 
@@ -80,6 +81,16 @@ class MBarrier:
         """Whether the phase of this parity has ended: a fresh barrier has passed parity 1."""
         return (self.phase & 1) != (parity & 1)
 
+    def learn(self, acquiring: np.ndarray | None) -> None:
+        """Threads saw a phase end: what was delivered is known to be there, and acquiring lanes come after the arrivals."""
+        if self.delivered:
+            for queue, operation in self.delivered:
+                if operation.done:
+                    queue.retire([operation])
+            self.delivered = [pair for pair in self.delivered if not pair[1].done]
+        if acquiring is not None and self.released is not None:
+            self.machine.sanitizer.acquire(np.unique(acquiring // WARP), self.released)
+
 
 class MBarriers:
     """All mbarriers of the resident CTAs."""
@@ -124,6 +135,13 @@ def complete_tx(barrier: MBarrier, count: int, instr: Instruction) -> None:
     alive(barrier, instr)
     barrier.expect(-count, instr, None)
     barrier.settle()
+
+
+def deliver_to(barrier: MBarrier, engine: Engine, operation: Operation) -> None:
+    """Submit an operation that writes shared memory; it is in flight until a wait for a phase after it has passed."""
+    operation.retire = lambda: None
+    barrier.delivered.append((engine, operation))
+    engine.submit(operation)
 
 
 def arrive_from_outside(barrier: MBarrier, rows: np.ndarray | None, instr: Instruction, count: int = 1) -> None:
@@ -282,34 +300,23 @@ def wait(b: Binding) -> Step:
         table = mbarriers(machine)
         offsets = table.locate(b, space, address(active), active)
         check_ordered(machine, instr, offsets, active)
-        wanted = b.compact(which, active)
+        wanted, where = b.compact(which, active), np.array(offsets)
         result = np.zeros(active.count, bool)
-        sleepers: dict[int, list[int]] = {}
-        for i, (lane, offset) in enumerate(zip(active.lanes, offsets, strict=True)):
-            barrier = table.at(offset, instr, lane, "waited for")
-            result[i] = barrier.passed(int(wanted[i])) if by_parity else barrier.phase > int(wanted[i])
-            if not result[i]:
-                sleepers.setdefault(offset, []).append(int(lane))
         give_up = blocking and machine.policy.schedule == "random" and machine.rng.random() < EARLY_RETURN
-        if blocking and not give_up:
-            for offset, lanes in sleepers.items():
-                table.found[offset].waiting += lanes
+        for offset, value in sorted(set(zip(offsets, wanted.tolist(), strict=True))):
+            here = (where == offset) & (wanted == value)
+            lanes = active.lanes[here]
+            barrier = table.at(offset, instr, lanes[0], "waited for")
+            if barrier.passed(value) if by_parity else barrier.phase > value:
+                result[here] = True
+                barrier.learn(None if relaxed else lanes)
+            elif blocking and not give_up:
+                barrier.waiting += lanes.tolist()
                 machine.scheduler.pc[lanes] = pc  # look again when woken
-                machine.scheduler.block(np.array(lanes), table.found[offset])
-        if not relaxed:
-            acquire(machine, active, offsets, result)
+                machine.scheduler.block(lanes, barrier)
         done.put(result, active)
 
     return Control(run)
-
-
-def acquire(machine: Machine, active: Active, offsets: list[int], passed: np.ndarray) -> None:
-    """Warps that saw a phase end come after those who arrived in it."""
-    pairs = {(int(w), o) for w, o, p in zip(active.warp_of, offsets, passed, strict=True) if p}
-    for warp, offset in pairs:
-        released = mbarriers(machine).found[offset].released
-        if released is not None:
-            machine.sanitizer.acquire(warp, released)
 
 
 @instruction("mbarrier.pending_count")
