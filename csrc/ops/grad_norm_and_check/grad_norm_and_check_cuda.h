@@ -31,7 +31,7 @@ struct Launch {
 };
 
 template <int kBytes>
-std::vector<Launch> plan(const std::vector<int64_t>& numels, const DeviceFacts& facts) {
+std::vector<Launch> plan_grad_norm_and_check(const std::vector<int64_t>& numels, const DeviceFacts& facts) {
   std::vector<Launch> launches;
   uint32_t filled = 0;
   for (const TableSpan& span :

@@ -49,7 +49,7 @@ static const Kernel kKernels[] = {MPK_KERNEL_ENTRY(mpk_unscale_and_check_4k),
 template <int kBytes>
 static void launch_all(const GradientList& grads, const float* inv_loss_scale, float* found_inf,
                        const DeviceFacts& facts, Stream stream) {
-  for (const auto& [span, shape] : plan<kBytes>(grads.numels, facts)) {
+  for (const auto& [span, shape] : plan_unscale_and_check<kBytes>(grads.numels, facts)) {
     Params<kBytes> p{};
     fill_gradients(p.grads, grads, span);
     p.inv_loss_scale = inv_loss_scale, p.found_inf = found_inf;
