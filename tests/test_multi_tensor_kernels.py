@@ -23,8 +23,8 @@ SECTOR = 32
 # Four whole chunks of 16384 elements of an update, two of 32768 of a pass over gradients.
 ELEMENTS = 65536
 WARPS = 8  # of a CTA
-# What ptxas makes of the paths that ordinary operands take (SASS of sm_90a): range check, approximation, refinement, and the branch
-# around the other path. In our AdamW the refinements are written out, in the classic one they hide behind one PTX instruction.
+# What ptxas makes of the paths that ordinary operands take (SASS of sm_90a): range check, approximation, refinement, and the
+# branch around the other path. In our AdamW the refinements are written out, in the classic one they hide behind one PTX instruction.
 SASS_OF = {"div.rn.f32": 10, "sqrt.rn.f32": 10}
 
 
@@ -101,7 +101,6 @@ def test_traffic_is_the_compulsory(gpu, target, case):
     assert wide <= {64, 128}
     narrow = sum(n for name, n in counters.mix().items() if re.match(r"(ld|st)\.global\.(?!v)", name))
     assert narrow <= 6 * WARPS
-
 
 
 @every_target

@@ -1,7 +1,8 @@
-// What adamw_update_'s kernel is counted against: an AdamW in the classic multi-tensor-apply design,
-// as in apex and its descendants. One block for each chunk of 65536 elements, found in a table of
-// blocks that fits 4 KB of parameters; each thread has four elements in flight, at the stride of the
-// block; bias corrections are divisors. The gradient is unscaled and the copy written as by ours.
+// What adamw_update_'s kernel is counted against: an AdamW in the classic multi-tensor-apply
+// design, as in apex and its descendants. One block for each chunk of 65536 elements, found in a
+// table of blocks that fits 4 KB of parameters; each thread has four elements in flight, at the
+// stride of the block; bias corrections are divisors. The gradient is unscaled and the copy written
+// as by ours.
 #include <cstdint>
 
 namespace {

@@ -191,7 +191,8 @@ template <int kBytes>
 static uint32_t launch_add_squares(const GradientList& grads, const Arguments& arguments,
                                    const DeviceFacts& facts, Stream stream) {
   uint32_t filled = 0;
-  for (const auto& [span, shape, filled_before] : plan_grad_norm_and_check<kBytes>(grads.numels, facts)) {
+  for (const auto& [span, shape, filled_before] :
+       plan_grad_norm_and_check<kBytes>(grads.numels, facts)) {
     Params<kBytes> p{};
     fill_gradients(p.grads, grads, span);
     p.inv_loss_scale = arguments.inv_loss_scale, p.found_inf = arguments.found_inf;

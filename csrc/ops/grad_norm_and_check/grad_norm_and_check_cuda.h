@@ -31,7 +31,8 @@ struct Launch {
 };
 
 template <int kBytes>
-std::vector<Launch> plan_grad_norm_and_check(const std::vector<int64_t>& numels, const DeviceFacts& facts) {
+std::vector<Launch> plan_grad_norm_and_check(const std::vector<int64_t>& numels,
+                                             const DeviceFacts& facts) {
   std::vector<Launch> launches;
   uint32_t filled = 0;
   for (const TableSpan& span :

@@ -22,7 +22,8 @@ struct Launch {
 
 // One launch for as many tensors as a table holds.
 template <int kBytes>
-std::vector<Launch> plan_unscale_and_check(const std::vector<int64_t>& numels, const DeviceFacts& facts) {
+std::vector<Launch> plan_unscale_and_check(const std::vector<int64_t>& numels,
+                                           const DeviceFacts& facts) {
   std::vector<Launch> launches;
   for (const TableSpan& span :
        plan_tables(numels, kGradientChunk, decltype(Params<kBytes>::grads)::kCapacity))

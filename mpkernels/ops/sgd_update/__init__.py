@@ -113,8 +113,8 @@ def sgd_update_(
         backend: None picks the first able backend; a name runs that one or raises.
 
     Numerics:
-        The masters, buffers and steps are exact among the backends that declare it (reference, cpu, cuda): the operations above are
-        IEEE 754 operations. Against torch.optim.SGD see docs/numerics.md. The copy is exactly the master rounded to nearest
+        The masters, buffers and steps are exact among the backends that declare it (reference, cpu, cuda): the operations above
+        are IEEE 754 operations. Against torch.optim.SGD see docs/numerics.md. The copy is exactly the master rounded to nearest
         even; a master beyond the range of float16 gives Inf. A NaN in grad_norm makes every clipped gradient NaN, as in torch.
 
     Raises:
