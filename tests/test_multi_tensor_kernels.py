@@ -24,7 +24,7 @@ SECTOR = 32
 ELEMENTS = 65536
 WARPS = 8  # of a CTA
 # What ptxas makes of the paths that ordinary operands take (SASS of sm_90a): range check, approximation, refinement, and the
-# branch around the other path. In our AdamW the refinements are written out, in the classic one they hide behind one PTX instruction.
+# branch around the other path. Our AdamW has the refinements written out, the classic one has them behind one PTX instruction.
 SASS_OF = {"div.rn.f32": 10, "sqrt.rn.f32": 10}
 
 
