@@ -37,7 +37,7 @@ REMEDIES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Allocation:
     """Columns of one CTA."""
 
@@ -154,7 +154,7 @@ class TensorMemory:
             self.machine.stop(reports.RESOURCES, message, instr, lane)
         region = Region(cta, np.arange(LANES), first, columns)
         if self.machine.sanitizer.enabled:
-            self._check(instr, region, self.machine.sanitizer.clock[lane // WARP], "deallocates", lane, True)
+            self._check(instr, region, self.machine.sanitizer.clock[lane // WARP], "deallocates ", lane, True)
         units = range(first // UNIT, (first + columns) // UNIT)
         self.owner[cta][units.start : units.stop] = [None] * len(units)
         self.freed[cta].update(dict.fromkeys(units, instr))
@@ -257,7 +257,7 @@ class TensorMemory:
         name = f"{earlier.opcode}.{earlier.modifiers[0]} of warp {number} at PTX line {earlier.line}"
         owner = region.cta * machine.warps_per_cta + number
         if what != "pipeline" and machine.sanitizer.clock[owner, agent] >= step:  # its own warp has waited
-            message = f"{verb}{region}, which {name} has {done}, with no barrier or wait between"
+            message = f"{verb}{region}, which {name} has {done}; no barrier orders this after its tcgen05.wait::{what}"
             machine.report(reports.RACE, message, instr, lane, detail=verb)
             return
         message = f"{verb}{region} while {name} may still be {act} it: {REMEDIES[what]}"
