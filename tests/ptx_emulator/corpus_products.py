@@ -44,7 +44,7 @@ def matmul_pointers(
     layout: str = "tn",
     precision: str = "tf32",
     imprecise: int | None = None,
-    shape: tuple[int, int, int] = (136, 72, 144),
+    shape: tuple[int, int, int] = (72, 40, 208),
 ) -> Work:
     """`layout`: t if the operand lies along K, n if not. Ragged in all dimensions."""
     M, N, K = shape
@@ -62,7 +62,7 @@ def matmul_pointers(
 
 
 def matmul_split(dtype: torch.dtype, block: tuple[int, int, int]) -> Work:
-    M, N, K, split = 80, 112, 272, 3
+    M, N, K, split = 80, 48, 272, 3
     a, b, want = operands(M, N, K, dtype)
     result = torch.zeros(M, N)
     options = {**tile(block), "SPLIT": split}
@@ -76,7 +76,7 @@ def matmul_descriptors(
     kind: str = "host",
     specialize: bool = False,
     flatten: bool = True,
-    shape: tuple[int, int, int] = (144, 136, 208),
+    shape: tuple[int, int, int] = (136, 72, 208),
 ) -> Work:
     """`kind`: "host" descriptors, "device" descriptors, or "persistent" with host descriptors. Ragged."""
     M, N, K = shape
@@ -152,7 +152,7 @@ def attention(
     descriptors: bool = False,
     specialize: bool = False,
 ) -> Work:
-    heads, length = 2, 192 if descriptors else 150
+    heads, length = 2, 2 * max(block) if descriptors else 100
     q, k, v = (normal(heads, length, head, dtype=dtype, seed=i) for i in range(3))
     result, logsum = empty(heads, length, head, dtype=dtype), empty(heads, length)
     scores = q.double() @ k.double().mT * head**-0.5

@@ -12,7 +12,7 @@ def softmax(dtype: torch.dtype, cols: int = 1000) -> Work:
     x, result = normal(3, cols, dtype=dtype), empty(3, cols, dtype=dtype)
     options = {"BLOCK": 1 << (cols - 1).bit_length()}
     check = lambda: close(result, x.double().softmax(-1), roundings=16 if dtype == FP32 else 1.01)  # noqa: E731
-    return Work(triton_kernels.softmax, (3,), (x.float(), out(result, "out"), cols), options, check)
+    return Work(triton_kernels.softmax, (3,), (x, out(result, "out"), cols), options, check)
 
 
 def layer_norm(dtype: torch.dtype, block: int = 512) -> Work:

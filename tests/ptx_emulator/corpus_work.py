@@ -6,12 +6,13 @@ References are torch in float64, or integers. Results are compared within the ro
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from .arguments import Buffer
+from .asynchrony import Policy
 from .triton_launch import BoundKernel, bind_triton
 
 E4M3, E5M2, BF16, FP16, FP32, FP64 = (
@@ -42,7 +43,8 @@ class Case:
     """A line of the corpus.
 
     make: makes a Work of `settings`, with new outputs each time. uses: what is in the PTX, so that the case stays what it is.
-    thorough: under all policies, not one of them. reports: what is found in Triton's code, as kind and a regular expression.
+    under: the policies, if it is not to be the one whose turn it is.
+    reports: what is found in Triton's code, as kind and a regular expression. defined: whether the values are right all the same.
     """
 
     target: int
@@ -52,14 +54,13 @@ class Case:
     stages: int = 3
     ctas: int = 1
     uses: Sequence[str] = ()
-    thorough: bool = False
-    slow: bool = False
+    under: Sequence[Policy] = ()
     reports: Sequence[tuple[str, str]] = ()
-    more: dict[str, Any] = field(default_factory=dict)
+    defined: bool = True
 
     def bind(self) -> tuple[Work, BoundKernel]:
         work = self.make(**self.settings)
-        options = {"num_warps": self.warps, "num_stages": self.stages, "num_ctas": self.ctas, **self.more}
+        options = {"num_warps": self.warps, "num_stages": self.stages, "num_ctas": self.ctas}
         return work, bind_triton(work.function, work.args, {**work.constants, **options}, target=self.target)
 
     def __str__(self) -> str:
@@ -68,7 +69,7 @@ class Case:
             if isinstance(value, tuple):
                 parts.append("x".join(map(str, value)))
             elif isinstance(value, bool):
-                parts += [name] if value else []
+                parts.append(name if value else f"no_{name}")
             else:
                 parts.append(str(value).removeprefix("torch.").replace("float8_", ""))
         parts.append(f"w{self.warps}s{self.stages}" + (f"c{self.ctas}" if self.ctas > 1 else ""))
