@@ -34,8 +34,12 @@ struct Implementation {
   const char* (*why_not)(const Product&, const DeviceFacts&);
   // The plan in words: kernel, tile, grid, what the cost function found.
   std::string (*describe)(const Product&, const DeviceFacts&);
+  // Bytes of scratch memory that run() wants, aligned to 256; 0: none. Depends on sizes, types and
+  // flags, not on addresses, so that cuda.py can ask once for each and pass a tensor, which the
+  // emulator then sees.
+  int64_t (*workspace_bytes)(const Product&, const DeviceFacts&);
   // Enqueues it. M and N are not 0.
-  void (*run)(const Product&, const DeviceFacts&, Stream);
+  void (*run)(const Product&, const DeviceFacts&, void* workspace, Stream);
 };
 
 }  // namespace mpkernels::scaled_mm
