@@ -59,11 +59,14 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, fen
     if level.startswith("emulated-"):
         if (why := emulated.why_not()) is not None:
             pytest.skip(f"emulated: {why}")
+        skip_unless_its_turn(request)
         device = emulated.EmulatedDevice(
             level.removeprefix("emulated-"), is_unwritten=fenced_outputs.is_unwritten, turn=zlib.crc32(request.node.name.encode())
         )
         monkeypatch.setattr(native, "cuda", device)
         monkeypatch.setattr(native, "cuda_why_not", lambda name, tensor: None)
+        monkeypatch.setattr(native, "cuda_architecture", lambda tensor: device.facts.architecture)
+        skip_where_refused(request)
     elif name in ("cuda", "triton") and not torch.cuda.is_available():
         pytest.skip(f"{name}: no CUDA device")
     if name != "cpu":
@@ -77,6 +80,24 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, fen
         pytest.skip(f"cpu: {why}")
     yield name
     native.set_cpu_capability(before)
+
+
+def skip_unless_its_turn(request: pytest.FixtureRequest) -> None:
+    """@pytest.mark.emulate_every(n): each target runs every n-th case of the test, and they take turns."""
+    mark = request.node.get_closest_marker("emulate_every")
+    if mark is not None:
+        target = list(emulated.TARGETS).index(request.param.removeprefix("cuda-emulated-"))
+        case = request.node.name.replace(request.param, "")
+        if (zlib.crc32(case.encode()) + target) % mark.args[0]:
+            pytest.skip("emulated: not this target's turn")
+
+
+def skip_where_refused(request: pytest.FixtureRequest) -> None:
+    """An op need not have CUDA kernels for every architecture."""
+    op = OPS.get(request.module.__name__.rpartition(".")[2].removeprefix("test_"))
+    why = None if op is None else op.explain(*op.bind(*op.example(torch.device("cpu"))))["cuda"]
+    if why is not None:
+        pytest.skip(f"emulated: {why}")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ used. Here each recorded kernel is compiled to PTX for a target and run on the t
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ptx_emulator import EVERY_POLICY, Buffer, Module, Policy, Result, launch
-from ptx_emulator.compile import compile_cuda, nvcc
+from ptx_emulator import EVERY_POLICY, Buffer, Kernel, Policy, Result, launch, load
+from ptx_emulator.compile import cuda_ptx, nvcc
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -55,9 +56,13 @@ def why_not() -> str | None:
 
 
 @cache
-def module(file: str, target: str) -> Module:
-    """A .cu file of the package, compiled for a target and loaded."""
-    return compile_cuda(ROOT / file, target, FLAGS, folders=[ROOT / "csrc"])
+def kernel(file: str, name: str, target: str) -> Kernel:
+    """A kernel of a .cu file of the package, compiled for a target and loaded: without the file's others, of which scaled_mm has
+    dozens.
+    """
+    ptx = cuda_ptx(ROOT / file, target, FLAGS, folders=[ROOT / "csrc"])
+    entry = re.compile(r"^\.visible \.entry (\w+)\(.*?^\}$", re.DOTALL | re.MULTILINE)
+    return load(entry.sub(lambda found: found[0] if found[1] == name else "", ptx))[name]
 
 
 @dataclass(frozen=True)
@@ -132,16 +137,20 @@ class EmulatedDevice:
     launches: list[Launch] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
 
-    def __getattr__(self, name: str) -> Callable[..., None]:
+    @property
+    def facts(self) -> Facts:
+        return TARGETS[self.target]
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("_"):
             raise AttributeError(name)
         return lambda *args: self.call(name, *args)
 
-    def call(self, name: str, *args: Any) -> None:
-        ops, facts = torch.ops.mpkernels_cuda, TARGETS[self.target]
-        ops.start_recording(*vars(facts).values())
+    def call(self, name: str, *args: Any) -> Any:
+        ops = torch.ops.mpkernels_cuda
+        ops.start_recording(*vars(self.facts).values())
         try:
-            getattr(ops, name)(*args)
+            answer = getattr(ops, name)(*args)
         finally:
             recording = ops.stop_recording()
         self.launches = [Launch.parse(line) for line in recording.splitlines()]
@@ -154,6 +163,7 @@ class EmulatedDevice:
                 continue
             self.results.append(self.run(each, tensors, unwritten))
             unwritten = set()  # the next launch may read what this one wrote
+        return answer
 
     def run(self, each: Launch, tensors: Sequence[Tensor], unwritten: set[int] = frozenset()) -> Result:
         """One launch; tests may call it with changed parameters."""
@@ -163,7 +173,7 @@ class EmulatedDevice:
         ]
         self.turn += 1
         return launch(
-            module(each.file, self.target)[each.kernel],
+            kernel(each.file, each.kernel, self.target),
             each.grid,
             each.block,
             [Params(each.params, buffers)],

@@ -15,4 +15,11 @@ __device__ __forceinline__ uint4 load_once(const void* address) {
   return v;
 }
 
+// Two floats to shared memory in one store: the compiler may split an assignment.
+__device__ __forceinline__ void store_shared(float* address, float x, float y) {
+  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"((uint32_t)__cvta_generic_to_shared(address)),
+               "f"(x), "f"(y)
+               : "memory");
+}
+
 }  // namespace mpkernels::ptx

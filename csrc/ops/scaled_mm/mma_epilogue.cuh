@@ -4,6 +4,7 @@
 #pragma once
 
 #include "device/high_precision.cuh"
+#include "device/ptx/load_store.cuh"
 #include "ops/scaled_mm/mma_plan.h"
 
 namespace mpkernels::scaled_mm {
@@ -126,9 +127,9 @@ __device__ __forceinline__ void finish(const MmaParams& p, float* stage,
     for (int j = 0; j < Tile::kMmaN; ++j)
 #pragma unroll
       for (int half = 0; half < 2; ++half)
-        *(float2*)(stage + staged<Tile::kN>(row + i * 16 + half * 8, column + j * 8)) = {
-            sums[i][j][2 * half] * factor * dequant_scale,
-            sums[i][j][2 * half + 1] * factor * dequant_scale};
+        ptx::store_shared(stage + staged<Tile::kN>(row + i * 16 + half * 8, column + j * 8),
+                          sums[i][j][2 * half] * factor * dequant_scale,
+                          sums[i][j][2 * half + 1] * factor * dequant_scale);
   __syncthreads();
   switch (p.out_type) {
     case HighPrecision::kFloat32:

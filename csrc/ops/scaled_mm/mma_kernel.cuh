@@ -1,13 +1,13 @@
 // The FP8 product by mma.sync, for sm80.cu, sm89.cu and sm120a.cu, which differ in the instruction.
 //
-// A block makes one tile of out. Its K runs in steps of 128 bytes through a ring of stages in shared
-// memory, filled by cp.async: rows of 128 bytes, 16-byte chunk c of row r at c ^ (r % 8), so that
-// the 8 rows of a matrix that ldmatrix reads, and the 8 chunks of a row that cp.async writes, lie in
-// different banks. One barrier a step: it says that the next stage has landed and that everyone has
-// read the last one, which is then refilled. Fragments are double buffered in registers: those of
-// the next 32 bytes of K are on their way while these are multiplied, also from one step to the next.
-// Promotion: the instructions of a step sum from zero, and the step's sums are added to the
-// accumulators in FP32.
+// A block makes one tile of out. Its K runs in steps of 128 bytes through a ring of stages in
+// shared memory, filled by cp.async: rows of 128 bytes, 16-byte chunk c of row r at c ^ (r % 8), so
+// that the 8 rows of a matrix that ldmatrix reads, and the 8 chunks of a row that cp.async writes,
+// lie in different banks. One barrier a step: it says that the next stage has landed and that
+// everyone has read the last one, which is then refilled. Fragments are double buffered in
+// registers: those of the next 32 bytes of K are on their way while these are multiplied, also from
+// one step to the next. Promotion: the instructions of a step sum from zero, and the step's sums
+// are added to the accumulators in FP32.
 //
 // Ragged edges cost nothing in the loop. Rows past M or N are replaced by the last one; their sums
 // are not stored. What K has beyond a multiple of 128 is the first step: cp.async writes the zeros
@@ -50,7 +50,8 @@ class RowLoader {
     smem_ = smem + row * kMmaDepth + (chunk ^ row % 8) * 16;
 #pragma unroll
     for (int i = 0; i < kCopies; ++i)
-      source_[i] = data + min(first + row + i * (kThreads / kChunks), rows - 1) * pitch + chunk * 16;
+      source_[i] =
+          data + min(first + row + i * (kThreads / kChunks), rows - 1) * pitch + chunk * 16;
   }
 
   // The next 128 bytes of K, to byte `stage` of the ring.
@@ -81,7 +82,8 @@ struct Fragments {
   uint32_t a[Tile::kMmaM][4];
   uint32_t b[Tile::kMmaN / 2][4];  // two 8-column tiles: registers 0, 1 and 2, 3
 
-  // `row_a`, `row_b`: where this lane's rows begin in the stage, with the swizzle of its first chunk.
+  // `row_a`, `row_b`: where this lane's rows begin in the stage, with the swizzle of its first
+  // chunk.
   __device__ __forceinline__ void load(uint32_t row_a, uint32_t row_b, int step) {
 #pragma unroll
     for (int i = 0; i < Tile::kMmaM; ++i)
@@ -122,7 +124,8 @@ __device__ __forceinline__ TileOrigin tile_origin(const MmaParams& p) {
 
 // All K of a tile. Mma: the instruction, see sm89.cu.
 template <class Tile, class Mma, bool kPromote>
-__device__ __forceinline__ void multiply(const MmaParams& p, const TileOrigin& origin, uint32_t smem,
+__device__ __forceinline__ void multiply(const MmaParams& p, const TileOrigin& origin,
+                                         uint32_t smem,
                                          float (&sums)[Tile::kMmaM][Tile::kMmaN][4]) {
   constexpr uint32_t kStageBytes = Tile::kStageBytes;
   constexpr uint32_t kRing = Tile::kStages * kStageBytes;
@@ -149,8 +152,7 @@ __device__ __forceinline__ void multiply(const MmaParams& p, const TileOrigin& o
   const int row_a = warp / Tile::kWarpsN * Tile::kMmaM * 16 + lane % 16;
   const int row_b = warp % Tile::kWarpsN * Tile::kMmaN * 8 + lane % 8 + lane / 16 * 8;
   uint32_t read_a = smem + row_a * kMmaDepth + ((lane / 16) ^ lane % 8) * 16;
-  uint32_t read_b =
-      smem + (Tile::kM + row_b) * kMmaDepth + ((lane / 8 % 2) ^ lane % 8) * 16;
+  uint32_t read_b = smem + (Tile::kM + row_b) * kMmaDepth + ((lane / 8 % 2) ^ lane % 8) * 16;
 
   if (p.last_bytes != 0) {
     const int valid = min(max(p.last_bytes - (int)threadIdx.x % kChunks * 16, 0), 16);

@@ -72,8 +72,8 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // From the start of a block to its first multiplication: a read from DRAM and one barrier or two.
 constexpr double kFillCycles = 1500;
 
-// Time of all tiles on the busiest SM. Blocks on one SM share its tensor cores and hide each other's
-// beginnings and ends.
+// Time of all tiles on the busiest SM. Blocks on one SM share its tensor cores and hide each
+// other's beginnings and ends.
 inline double mma_cycles(const MmaTile& tile, const Product& p, const DeviceFacts& facts,
                          const MmaRates& rates) {
   const int64_t tiles = ceil_div(p.m, tile.m) * ceil_div(p.n, tile.n);
@@ -81,8 +81,8 @@ inline double mma_cycles(const MmaTile& tile, const Product& p, const DeviceFact
   const double multiply = (double)tile.m * tile.n * kMmaDepth / rates.multiply_adds;
   const double fetch = tile.stage_bytes() / rates.l2_bytes;
   const double steps = (double)ceil_div(p.k, kMmaDepth);
-  const double store = (double)tile.m * tile.n * (p.out_type == HighPrecision::kFloat32 ? 4 : 2) /
-                       rates.l2_bytes;
+  const double store =
+      (double)tile.m * tile.n * (p.out_type == HighPrecision::kFloat32 ? 4 : 2) / rates.l2_bytes;
   return ceil_div(tiles, facts.sm_count) * (steps * std::max(multiply, fetch) + store) +
          ceil_div(tiles, facts.sm_count * blocks_per_sm) * kFillCycles;
 }
@@ -111,9 +111,8 @@ inline MmaPlan plan_mma(const Product& p, const DeviceFacts& facts, const MmaRat
   plan.tiles_m = (uint32_t)ceil_div(p.m, tile.m);
   plan.tiles_n = (uint32_t)ceil_div(p.n, tile.n);
   plan.group_m = mma_group(tile, plan.tiles_m, facts.sm_count);
-  plan.shape = {{plan.tiles_m * plan.tiles_n},
-                {(uint32_t)tile.threads()},
-                (uint32_t)tile.shared_bytes()};
+  plan.shape = {
+      {plan.tiles_m * plan.tiles_n}, {(uint32_t)tile.threads()}, (uint32_t)tile.shared_bytes()};
   return plan;
 }
 
@@ -136,8 +135,7 @@ inline MmaParams mma_params(const Product& p, const MmaPlan& plan) {
   params.whole_steps = (int32_t)(p.k / kMmaDepth), params.last_bytes = (int32_t)(p.k % kMmaDepth);
   params.tiles_m = plan.tiles_m, params.tiles_n = plan.tiles_n, params.group_m = plan.group_m;
   params.accumulate = p.accumulate;
-  params.aligned_rows =
-      (uintptr_t)p.out % 16 == 0 && (p.m == 1 || p.out_pitch * element % 16 == 0);
+  params.aligned_rows = (uintptr_t)p.out % 16 == 0 && (p.m == 1 || p.out_pitch * element % 16 == 0);
   return params;
 }
 

@@ -11,10 +11,9 @@
 //
 // A step of a warp with 64 x 32 of out: 128 HMMA and 24 LDSM, 8 LDGSTS; 10 operations decode 4 E4M3
 // codes, 3 decode 4 E5M2 codes. sm_80's sums are FP32, so there is nothing to promote.
-#include "ops/scaled_mm/sm80.h"
-
 #include "device/ptx/mma.cuh"
 #include "ops/scaled_mm/mma_instances.cuh"
+#include "ops/scaled_mm/sm80.h"
 
 namespace mpkernels::scaled_mm::sm80 {
 
@@ -68,11 +67,13 @@ static const Kernel kKernels[kMmaTileCount][kPairs] = MPK_MMA_TABLE(sm80, fast);
 
 const char* why_not(const Product& p, const DeviceFacts&) { return mma_why_not(p); }
 
+int64_t workspace_bytes(const Product&, const DeviceFacts&) { return 0; }
+
 std::string describe(const Product& p, const DeviceFacts& facts) {
   return describe_mma("sm80", plan(p, facts), facts);
 }
 
-void run(const Product& p, const DeviceFacts& facts, Stream stream) {
+void run(const Product& p, const DeviceFacts& facts, void*, Stream stream) {
   launch_mma(kKernels, p, plan(p, facts), stream);
 }
 

@@ -11,7 +11,8 @@ constexpr MmaRates kRates{1024, 16};
 
 const char* why_not(const Product& p, const DeviceFacts& facts);
 std::string describe(const Product& p, const DeviceFacts& facts);
-void run(const Product& p, const DeviceFacts& facts, Stream stream);
+int64_t workspace_bytes(const Product& p, const DeviceFacts& facts);
+void run(const Product& p, const DeviceFacts& facts, void* workspace, Stream stream);
 
 inline MmaPlan plan(const Product& p, const DeviceFacts& facts) {
   return plan_mma(p, facts, kRates, /*can_promote=*/true);
