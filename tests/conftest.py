@@ -6,6 +6,7 @@ Among the values of `backend` are emulated GPUs: emulated.py.
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -49,6 +50,24 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("backend", backends_of(op), indirect=True)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A test marked `spread`: its cases take turns on the emulated GPUs, instead of each running on all of them."""
+    seen: Counter[tuple[str, str]] = Counter()
+    kept, left_out = [], []
+    for item in items:
+        backend = getattr(item, "callspec", None) and item.callspec.params.get("backend", "")
+        if backend and "emulated-" in backend and item.get_closest_marker("spread"):
+            turn = list(emulated.TARGETS).index(backend.partition("emulated-")[2])
+            case = seen[item.nodeid.partition("[")[0], backend]
+            seen[item.nodeid.partition("[")[0], backend] += 1
+            (kept if case % len(emulated.TARGETS) == turn else left_out).append(item)
+        else:
+            kept.append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = kept
+
+
 @pytest.fixture
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, fenced_outputs: Fences) -> Iterator[str]:
     """A backend's name to pass as `backend=`.
@@ -59,7 +78,6 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, fen
     if level.startswith("emulated-"):
         if (why := emulated.why_not()) is not None:
             pytest.skip(f"emulated: {why}")
-        skip_unless_its_turn(request)
         device = emulated.EmulatedDevice(
             level.removeprefix("emulated-"), is_unwritten=fenced_outputs.is_unwritten, turn=zlib.crc32(request.node.name.encode())
         )
@@ -80,16 +98,6 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, fen
         pytest.skip(f"cpu: {why}")
     yield name
     native.set_cpu_capability(before)
-
-
-def skip_unless_its_turn(request: pytest.FixtureRequest) -> None:
-    """@pytest.mark.emulate_every(n): each target runs every n-th case of the test, and they take turns."""
-    mark = request.node.get_closest_marker("emulate_every")
-    if mark is not None:
-        target = list(emulated.TARGETS).index(request.param.removeprefix("cuda-emulated-"))
-        case = request.node.name.replace(request.param, "")
-        if (zlib.crc32(case.encode()) + target) % mark.args[0]:
-            pytest.skip("emulated: not this target's turn")
 
 
 def skip_where_refused(request: pytest.FixtureRequest) -> None:

@@ -104,7 +104,7 @@ def test_large_shapes(backend, device, shape, not_emulated):
     check_shape(shape, backend, device)
 
 
-@pytest.mark.emulate_every(4)
+@pytest.mark.spread
 @pairs
 @out_dtypes
 @pytest.mark.parametrize("shape", SMALL_SHAPES, ids=str)
@@ -131,7 +131,7 @@ def test_every_pair_of_codes(backend, device):
         assert ((result == expected) | (result.isnan() & expected.isnan())).all(), (dtype_a, dtype_b)
 
 
-@pytest.mark.emulate_every(4)
+@pytest.mark.spread
 @pytest.mark.parametrize("side", ["a", "b"])
 @pytest.mark.parametrize("code", [0x7F, 0xFF, 0x7C, 0xFC, 0x7E], ids=hex)
 @pytest.mark.parametrize("shape", [(1, 40, 70), (40, 3, 70), (12, 40, 1100), (70, 40, 70)], ids=str)
@@ -150,7 +150,7 @@ def test_nan_and_inf_reach_their_row_and_no_other(backend, device, side, code, s
         assert_matches(result, expected)
 
 
-@pytest.mark.emulate_every(3)
+@pytest.mark.spread
 @out_dtypes
 @pytest.mark.parametrize("shape", [(4, 50, 300), (64, 70, 300), (100, 90, 300), (30, 5, 300)], ids=str)
 def test_exact_on_small_integers(backend, device, out_dtype, shape):
@@ -238,7 +238,7 @@ def test_same_bytes_every_time_and_with_any_number_of_threads(backend, device, n
 
 
 @pytest.mark.parametrize("shape", [(5, 37, 70), (40, 37, 70), (37, 5, 70), (20, 1, 1)], ids=str)
-def test_strides_of_the_operands(backend, device, shape):
+def test_strides_of_the_operands(backend, device, shape, thinned):
     M, N, K = shape
 
     def views(rows: int, seed: int):
@@ -250,12 +250,12 @@ def test_strides_of_the_operands(backend, device, shape):
         yield random_fp8(rows * K + 1, dtype=E4M3, seed=seed, device=device)[1:].view(rows, K)
 
     bias = torch.randn(2 * N, device=device)[::2]
-    for a, b in zip(views(M, 14), views(N, 15), strict=True):
+    for a, b in thinned(list(zip(views(M, 14), views(N, 15), strict=True)), 2):
         expected = mp.scaled_mm(a.contiguous(), b.contiguous(), *scales(device), bias=bias.contiguous(), backend=backend)
         assert_matches(mp.scaled_mm(a, b, *scales(device), bias=bias, backend=backend), expected)
 
 
-@pytest.mark.emulate_every(3)
+@pytest.mark.spread
 @out_dtypes
 @pytest.mark.parametrize("shape", [(5, 37, 70), (40, 37, 70), (37, 5, 70), (1, 1, 1)], ids=str)
 def test_out_with_a_pitch_leaves_its_surroundings_alone(backend, device, out_dtype, shape):
@@ -281,7 +281,7 @@ def test_out_may_share_a_storage_if_it_does_not_overlap(backend, device):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs mprotect")
-def test_reads_nothing_beyond_the_operands(backend, device):
+def test_reads_nothing_beyond_the_operands(backend, device, thinned):
     """The operands end where an unreadable page begins: reading one byte too many kills the process."""
     libc = ctypes.CDLL(None, use_errno=True)
 
@@ -293,7 +293,8 @@ def test_reads_nothing_beyond_the_operands(backend, device):
         memory[size - x.numel() : size] = x.reshape(-1).view(torch.uint8)
         return memory[size - x.numel() : size].view(x.dtype).view(x.shape)
 
-    for M, N, K in ((1, 3, 5), (2, 7, 70), (6, 13, 65), (30, 7, 70), (15, 33, 70), (40, 50, 33), (70, 33, 33), (17, 40, 1030)):
+    shapes = ((1, 3, 5), (2, 7, 70), (6, 13, 65), (30, 7, 70), (15, 33, 70), (40, 50, 33), (70, 33, 33), (17, 40, 1030))
+    for M, N, K in thinned(shapes, 4):
         a, b = random_fp8(M, K, dtype=E4M3, seed=18), random_fp8(N, K, dtype=E4M3, seed=19)
         expected = mp.scaled_mm(a, b, *scales(), backend=backend)
         a, b = at_the_end_of_memory(a).to(device), at_the_end_of_memory(b).to(device)
