@@ -3,8 +3,8 @@
     python -m tests.ptx_emulator.mutation [SUBJECT ...]     the whole table
 
 A mutant is caught if the emulator reports something or the result is wrong, under any of EVERY_POLICY. One that is not may be
-equivalent: the mutation changes nothing that the kernel promises. Each of these is explained in equivalent_mutants.py. The score is
-caught / (all - equivalent).
+equivalent: the mutation changes nothing that the kernel promises. Each of these is explained in equivalent_mutants.py.
+The score is caught / (all - equivalent).
 """
 
 from __future__ import annotations
@@ -146,7 +146,9 @@ def weaker_waits(s: Statement, guards: set[str]) -> list[str]:
 
 
 def fences(s: Statement, guards: set[str]) -> list[str]:
-    return [""] if re.match(r"fence\.(proxy|mbarrier_init)|wgmma\.fence|tcgen05\.fence|membar|fence\.(acq_rel|sc)", s.name) else []
+    return (
+        [""] if re.match(r"fence\.(proxy|mbarrier_init)|wgmma\.fence|tcgen05\.fence|membar|fence\.(acq_rel|sc)", s.name) else []
+    )
 
 
 def commits(s: Statement, guards: set[str]) -> list[str]:
@@ -181,13 +183,11 @@ def parities(s: Statement, guards: set[str]) -> list[str]:
 
 
 def bounds(s: Statement, guards: set[str]) -> list[str]:
-    """A guard of a global access removed, or the comparison that makes it moved by one."""
+    """The guard of a global access removed, or the comparison that it comes from always in favour of the access."""
     if s.guard and touches_global(s.name):
         return [s.with_arguments(s.arguments, guard="")]
-    swap = {"lt": "le", "le": "lt", "gt": "ge", "ge": "gt"}
-    compare = re.match(r"setp\.(lt|le|gt|ge)\.([su]32|s64)", s.name)
-    if compare and s.arguments[0] in guards:
-        return [f"{s.guard}setp.{swap[compare[1]]}.{compare[2]} {s.operands};"]
+    if s.arguments[0] in guards and (compare := re.match(r"setp\.(lt|le|gt|ge)\.([su]32|s64)", s.name)):
+        return [f"setp.{'eq' if compare[1] in ('lt', 'le') else 'ne'}.u32 {s.arguments[0]}, 0, 0;"]
     return []
 
 
@@ -308,7 +308,9 @@ def table(scores: Sequence[Score]) -> str:
         cells = [f"{score.caught.get(n, 0)}/{score.made[n]}" if n in score.made else "" for n in MUTATORS]
         equivalent = len(equivalents(score))
         share = f"{caught / max(made - equivalent, 1):.1%}"
-        lines.append(f"{score.subject:28}" + "".join(f"{c:>12}" for c in cells) + f"{f'{caught}/{made}':>12}{equivalent:>12}{share:>8}")
+        lines.append(
+            f"{score.subject:28}" + "".join(f"{c:>12}" for c in cells) + f"{f'{caught}/{made}':>12}{equivalent:>12}{share:>8}"
+        )
     caught, made = (sum(sum(getattr(s, what).values()) for s in scores) for what in ("caught", "made"))
     equivalent = sum(len(equivalents(s)) for s in scores)
     lines.append(f"{caught} of {made} mutants caught, {equivalent} of the others equivalent: {total_score(scores):.1%}")
