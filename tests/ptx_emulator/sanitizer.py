@@ -118,6 +118,11 @@ class Sanitizer:
             known[own] = self.machine.step if whole else self.fenced[warp, own]  # one lane's fence does not cover the others
             self.fenced[warp] = np.maximum(self.fenced[warp], known)
 
+    def forget_writing_thread(self, offsets: np.ndarray, size: int) -> None:
+        """What was just written needs no proxy fence before the async proxy touches it."""
+        if self.enabled:
+            self.writing_lane[self.cells(offsets, size)] = -1
+
     def check_proxy(self, instruction: Instruction, offsets: np.ndarray, size: int, rows: np.ndarray, lane: int | None) -> None:
         """The async proxy is about to touch bytes that threads may have written; `rows` is the past of the operation."""
         if not self.enabled:
@@ -351,8 +356,8 @@ class Sanitizer:
             which = np.zeros(len(cells), np.int64)
             self._check_write(instruction, cells, clocks, which, lanes, "asynchronously reads", None, offsets, False)
 
-    def end_async_read(self, offsets: np.ndarray, size: int, agent: int) -> None:
-        """The read is known to be complete to `agent`."""
+    def end_async_read(self, offsets: np.ndarray, size: int, agent: int, step: int | None = None) -> None:
+        """The read is known to be complete to `agent`: from now on, or to whoever comes after the agent's `step`."""
         cells = self.cells(offsets, size)
         assert self.readers is not None
         np.subtract.at(self.readers, cells.reshape(-1), 1)
@@ -360,7 +365,7 @@ class Sanitizer:
             missing = agent + 1 - len(self.read_step)
             if missing > 0:
                 self.read_step = np.concatenate([self.read_step, np.zeros((missing, self.read_step.shape[1]), np.int32)])
-            self.read_step[agent, cells] = self.machine.step
+            self.read_step[agent, cells] = self.machine.step if step is None else step
 
     def _check_readers(self, instruction: Instruction, offsets: np.ndarray, size: int, lanes: np.ndarray | None) -> None:
         assert self.readers is not None
