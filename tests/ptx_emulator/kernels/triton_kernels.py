@@ -136,6 +136,21 @@ def scaled_matmul(
 
 
 @triton.jit
+def matmul_by_descriptors(
+    a_desc, b_desc, out_ptr, M, N, K, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr
+):  # out (M, N) = a (M, K) . b (N, K)^T, persistent
+    across = tl.cdiv(N, BLOCK_N)
+    for tile in range(tl.program_id(0), tl.cdiv(M, BLOCK_M) * across, tl.num_programs(0)):
+        row, col = tile // across * BLOCK_M, tile % across * BLOCK_N
+        acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        for k in range(0, K, BLOCK_K):
+            acc = tl.dot(a_desc.load([row, k]), b_desc.load([col, k]).T, acc)
+        rows, cols = row + tl.arange(0, BLOCK_M), col + tl.arange(0, BLOCK_N)
+        inside = (rows[:, None] < M) & (cols[None, :] < N)
+        tl.store(out_ptr + rows[:, None] * N + cols[None, :], acc.to(tl.bfloat16), mask=inside)
+
+
+@triton.jit
 def two_matmuls(a_ptr, b_ptr, c_ptr, out_ptr, COUNT, M: tl.constexpr, N: tl.constexpr, HALF: tl.constexpr):
     """What one product gives enters the next: out (M, N) = sum of 2^(COUNT - 1 - i) * half(a . b_i^T) . c_i over i."""
     rows, cols = tl.arange(0, M), tl.arange(0, N)
