@@ -54,6 +54,7 @@ TWO_WARPGROUPS_STORE = (
     "race",
     r"writes 16 bytes at byte \d+ of out_desc .* which warp \d+ of the CTA writes .* no barrier orders",
 )
+TENSOR_MEMORY_WITHOUT_WAIT = ("in-flight", r"reads register %r\d+ while tcgen05\.ld at PTX line \d+ may still be writing it")
 INVALIDATED_EARLY = ("mbarrier", r"is invalidated while tcgen05\.commit")
 
 
@@ -153,6 +154,21 @@ PRODUCTS = [
     case(100, matmul_pointers, dtype=E5M2, block=(128, 64, 128), layout="nn", uses=[TCGEN05]),
     case(100, matmul_pointers, dtype=BF16, block=(256, 64, 32), warps=8, layout="tt", stages=1, uses=[TCGEN05]),
     case(100, matmul_pointers, dtype=FP16, block=(128, 128, 32), ctas=2, uses=[TCGEN05]),
+    case(
+        100,
+        matmul_pointers,
+        dtype=FP32,
+        block=(64, 64, 32),
+        precision="tf32x3",
+        stages=2,
+        uses=["kind::tf32"],
+        under=EVERY_POLICY,
+        defined=False,
+        reports=[TENSOR_MEMORY_WITHOUT_WAIT],
+    ),
+    case(100, matmul_pointers, dtype=FP16, block=(16, 16, 32), stages=2, uses=[MMA]),  # too small for tcgen05
+    case(100, matmul_pointers, dtype=INT8, block=(128, 64, 64), uses=["kind::i8"]),
+    case(100, matmul_batched, dtype=BF16, warps=2),
     case(100, matmul_split, dtype=BF16, block=(128, 64, 64), uses=[TCGEN05]),
     case(100, matmul_quantized, dtype=BF16, block=(128, 64, 64), uses=[TCGEN05]),
     case(100, matmul_descriptors, dtype=FP16, block=(128, 64, 64), uses=[TCGEN05, TMA], under=EVERY_POLICY),
@@ -203,9 +219,13 @@ PRODUCTS = [
     case(120, matmul_descriptors, dtype=BF16, block=(64, 64, 64), uses=[MMA, TMA], under=EVERY_POLICY),
     case(120, matmul_descriptors, dtype=E4M3, block=(64, 64, 64), kind="device", uses=[MMA, "tensormap.replace"]),
     case(120, matmul_descriptors, dtype=FP16, block=(64, 64, 64), kind="persistent", warps=8, uses=[MMA, TMA]),
+    case(120, matmul_descriptors, dtype=E4M3, block=(64, 64, 128), specialize=True, uses=[MMA, TMA, SPECIALISED]),
+    case(120, matmul_descriptors, dtype=E4M3, block=(64, 64, 128), kind="persistent", specialize=True, uses=[MMA, SPECIALISED]),
+    case(120, matmul_pointers, dtype=FP32, block=(64, 32, 32), layout="nt", stages=2, uses=[MMA], shape=(72, 40, 80)),
     case(120, matmul_scaled, kinds=("e4m3", "e5m2"), block=(64, 64, 64), uses=["kind::mxf8f6f4"], under=EVERY_POLICY),
     case(120, matmul_scaled, kinds=("e2m1", "e2m1"), block=(64, 64, 128), warps=8, uses=["kind::mxf4"]),
     case(120, matmul_scaled, kinds=("e2m1", "e2m1"), block=(64, 64, 128), vector=16, stages=2, uses=["scale_vec::4X"]),
+    case(120, attention, dtype=FP16, head=64, block=(64, 32), causal=True, warps=8, stages=2, uses=[MMA]),
     case(120, attention, dtype=BF16, head=64, block=(64, 32), descriptors=True, uses=[MMA, TMA]),
 ]
 ROWS = [
@@ -230,6 +250,9 @@ ROWS = [
     case(89, transpose, dtype=E4M3, block=(64, 64)),
     case(89, layer_norm, dtype=FP32, block=1024),
     case(89, reductions, dtype=FP16, axis=1),
+    case(89, scans, reverse=False),
+    case(89, dropout, warps=8),
+    case(90, cross_entropy, dtype=BF16, warps=1),  # nothing crosses warps
     case(90, softmax, dtype=FP16, cols=300),
     case(90, softmax, dtype=FP32, ctas=2),
     case(90, layer_norm, dtype=BF16, under=EVERY_POLICY),
@@ -303,6 +326,12 @@ def test_corpus(case: Case, policies: tuple[Policy, ...]) -> None:
             assert any(kind == k and re.search(message, m) for k, m in found)
         if case.defined:
             work.check()
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_checks_fail_before_the_launch(case: Case) -> None:
+    with pytest.raises(AssertionError):
+        case.make(**case.settings).check()
 
 
 def test_every_policy_meets_every_architecture() -> None:
