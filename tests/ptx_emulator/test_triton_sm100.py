@@ -124,6 +124,20 @@ def test_warp_specialised_matmul():
         assert all("is invalidated while tcgen05.commit" in r.message for r in result.reports)
 
 
+@pytest.mark.parametrize("warps", [4, 8])
+def test_persistent_warp_specialised_matmul(warps):
+    """Specialised over its tiles: no finding. Two CTAs take three tiles each."""
+    args, out, want = host_descriptors(768, E4M3)
+    args = (*args[:3], 768, 128, args[3])
+    options = {"BLOCK": 128, "SPECIALIZE": True, "num_warps": warps}
+    bound = bind_triton(kernels.persistent_matmul, args, options, target=100)
+    assert "setmaxnreg" in bound.kernel.ptx
+    for policy in EVERY_POLICY:
+        out.zero_()
+        bound.launch(2, policy=policy)
+        assert torch.equal(out, want)
+
+
 @pytest.mark.parametrize(("block_n", "warps"), [(128, 4), (256, 4), (128, 8)])
 def test_scales_by_descriptors(block_n, warps):
     M, N, K = 128, 256, 384

@@ -214,3 +214,14 @@ def transposed_product(a_ptr, b_ptr, out_desc, BLOCK: tl.constexpr):
     a = tl.load(a_ptr + i[:, None] * BLOCK + i[None, :])
     b = tl.load(b_ptr + i[None, :] * BLOCK + i[:, None])
     out_desc.store([0, 0], tl.dot(a, b).to(tl.float8e4nv).T)
+
+
+@triton.jit
+def persistent_matmul(a_desc, b_desc, out_desc, M, N, K, BLOCK: tl.constexpr, SPECIALIZE: tl.constexpr):
+    across = tl.cdiv(N, BLOCK)
+    for tile in tl.range(tl.program_id(0), tl.cdiv(M, BLOCK) * across, tl.num_programs(0), warp_specialize=SPECIALIZE):
+        i, j = tile // across * BLOCK, tile % across * BLOCK
+        acc = tl.zeros((BLOCK, BLOCK), tl.float32)
+        for k in range(0, K, BLOCK):
+            acc = tl.dot(a_desc.load([i, k]), b_desc.load([j, k]).T, acc)
+        out_desc.store([i, j], acc.to(tl.bfloat16))
