@@ -152,7 +152,7 @@ def test_ragged_shapes(backend, device, dtype, shape):
 
 @fp8_dtypes
 @pytest.mark.parametrize("shape", [(300, 700), (2, 100_000), (100_000, 2)], ids=str)
-def test_enough_for_several_threads(backend, device, fp8, shape):
+def test_enough_for_several_threads(backend, device, fp8, shape, not_emulated):
     assert_quantizes(torch.randn(shape).bfloat16(), 30.0, fp8, backend, device)
 
 
@@ -161,7 +161,7 @@ def test_enough_for_several_threads(backend, device, fp8, shape):
     [lambda x: x, lambda x: x.t(), lambda x: x[:, 64:], lambda x: x[1:]],
     ids=["contiguous", "transposed", "pitched", "ragged"],
 )
-def test_too_large_for_the_cache(backend, device, view):
+def test_too_large_for_the_cache(backend, device, view, not_emulated):
     """8 MB of codes and more are stored past the caches, where whole cache lines are written."""
     assert_quantizes(view(torch.randn(2176, 4096).bfloat16()), 30.0, torch.float8_e4m3fn, backend, device)
 
