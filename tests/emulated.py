@@ -91,8 +91,10 @@ class Launch:
 class Params:
     """The bytes of a kernel's parameters, in which 8-byte words that point into a tensor of the call are translated."""
 
-    def __init__(self, content: bytes, buffers: Sequence[Buffer]) -> None:
-        self.content, self.buffers = content, buffers
+    def __init__(self, content: bytes, buffers: Sequence[Buffer], parts: Sequence[tuple[int, Buffer]] = ()) -> None:
+        """`parts`: (address of a tensor too large to emulate, the part of it that is there)."""
+        self.content, self.parts = content, dict(parts)
+        self.buffers = [*buffers, *self.parts.values()]
 
     def arrays(self) -> Iterator[Buffer]:
         return iter(self.buffers)
@@ -101,6 +103,10 @@ class Params:
         content = bytearray(self.content)
         for at in range(0, len(content) - 7, 8):
             word = int.from_bytes(content[at : at + 8], "little")
+            if word in self.parts:
+                part = self.parts[word]
+                content[at : at + 8] = (address_of(part) + word - part.array.data_ptr()).to_bytes(8, "little")
+                continue
             for buffer in self.buffers:
                 begin, size = extent(buffer.array)
                 if begin <= word < begin + size:

@@ -130,10 +130,12 @@ __device__ __forceinline__ void encode_ragged(const QuantizeParams& p, const Til
   }
 }
 
-// Every block reduces the partial maxima, at most a few hundred words from L2, while its loads of x
-// are under way: no third launch, no counter to keep at zero between calls.
+// Every block reduces the partial maxima, at most a few hundred words from L2: no third launch, no
+// counter to keep at zero between calls. It does so before it loads x: ptxas calls a subroutine for
+// the float64 division, and would put what is live across the call on a stack.
 __device__ __forceinline__ float current_scale(const CurrentScale& current, Shared& shared) {
   uint32_t most = 0;
+#pragma unroll 1
   for (int i = threadIdx.x; i < current.count; i += kThreads)
     most = max(most, current.partial_amaxes[i]);
   device::publish_warp_max(most, shared.warp_max);
@@ -156,14 +158,15 @@ __device__ __forceinline__ float current_scale(const CurrentScale& current, Shar
 
 // Rows of the tile to memory where they start anywhere or end anywhere. A warp takes a row; a lane
 // takes the four bytes at an aligned address, which come from two neighbouring words of codes.
-template <typename ColumnsOf>
-__device__ __noinline__ void store_ragged(const uint32_t* codes, uint8_t* out, int64_t pitch,
-                                          int rows, const ColumnsOf& columns_of) {
+__device__ __forceinline__ void store_ragged(const uint32_t* codes, uint8_t* out, int64_t pitch,
+                                             int rows, int columns_before_last, int last_columns) {
   const int lane = threadIdx.x % device::kWarp;
   for (int r = threadIdx.x / device::kWarp; r < rows; r += kWarps) {
     uint8_t* begin = out + r * pitch;
-    const int shift = (int)((uintptr_t)begin % 4), columns = columns_of(r);
+    const int shift = (int)((uintptr_t)begin % 4),
+              columns = r == rows - 1 ? last_columns : columns_before_last;
     // Aligned word i holds the codes 4 i - shift to 4 i - shift + 3. With a shift there are 33.
+#pragma unroll 1
     for (int i = lane; i * 4 - shift < columns; i += device::kWarp) {
       const uint32_t low = i > 0 ? codes[place(r, i - 1)] : 0;
       const uint32_t high = i < kWordsPerRow ? codes[place(r, i)] : 0;
@@ -184,8 +187,7 @@ __device__ __forceinline__ void store_rows(const QuantizeParams& p, const Tile& 
                                            const Shared& shared) {
   uint8_t* out = p.q + tile.row * p.columns + tile.column;
   if (!p.aligned_q || tile.last_columns % 16 != 0) {
-    store_ragged(shared.codes, out, p.columns, tile.rows,
-                 [&](int r) { return tile.columns_of(r); });
+    store_ragged(shared.codes, out, p.columns, tile.rows, tile.columns, tile.last_columns);
     return;
   }
 #pragma unroll
@@ -224,7 +226,7 @@ __device__ __forceinline__ void store_columns(const QuantizeParams& p, const Til
 #pragma unroll
     for (int i = 0; i < 4; ++i) shared.codes[place(word * 4 + k, group * 4 + i)] = v[i][k];
   __syncthreads();
-  store_ragged(shared.codes, out, p.rows, tile.columns, [&](int) { return tile.rows; });
+  store_ragged(shared.codes, out, p.rows, tile.columns, tile.rows, tile.rows);
 }
 
 template <HighPrecision kInput, Fp8 kFormat, Outputs kOutputs>
@@ -234,15 +236,15 @@ __device__ __forceinline__ void quantize(const QuantizeParams& p) {
   const bool is_current = p.current.partial_amaxes != nullptr;
   // After an amax pass over x from its begin, its end is what L2 still holds.
   const Tile tile(p, is_current ? p.tiles - 1 - blockIdx.x : blockIdx.x);
+  const float quant_scale = is_current ? current_scale(p.current, shared) : *p.quant_scale;
   const bool fast = tile.whole && p.aligned_x;
   const Place<kInput> at(p, tile);
   uint4 v[kInFlight];
-  if (fast) {  // before the scale, so that its latency is hidden
+  if (fast) {
 #pragma unroll
     for (int i = 0; i < kInFlight; ++i) v[i] = ptx::load_once(at.address + i * at.step);
   }
-  const SignedScale scale_by =
-      device::signed_scale(is_current ? current_scale(p.current, shared) : *p.quant_scale);
+  const SignedScale scale_by = device::signed_scale(quant_scale);
   uint32_t most = 0;
   if (fast) {
 #pragma unroll
