@@ -6,7 +6,7 @@ Among the values of `backend` are emulated GPUs: emulated.py.
 from __future__ import annotations
 
 import zlib
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -50,27 +50,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("backend", backends_of(op), indirect=True)
 
 
-CASES_FOR_EVERY_TARGET = 2  # of a test; the others are dealt to one emulated target each, in turn
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Every test runs on every emulated target, every case of it on one at least: all on all would take a quarter of an hour."""
-    targets = [f"cuda-emulated-{target}" for target in emulated.TARGETS]
-    cases: dict[str, list[str]] = defaultdict(list)
-    kept, dropped = [], []
+    """A test marked `spread`: its cases take turns on the emulated GPUs, instead of each running on all of them."""
+    seen: Counter[tuple[str, str]] = Counter()
+    kept, left_out = [], []
     for item in items:
-        target = getattr(item, "callspec", None) and item.callspec.params.get("backend")
-        if target in targets:
-            case, seen = item.name.replace(target, ""), cases[item.nodeid.partition("[")[0]]
-            if case not in seen:
-                seen.append(case)
-            index = seen.index(case)
-            if index >= CASES_FOR_EVERY_TARGET and targets[index % len(targets)] != target:
-                dropped.append(item)
-                continue
-        kept.append(item)
-    if dropped:
-        config.hook.pytest_deselected(items=dropped)
+        backend = getattr(item, "callspec", None) and item.callspec.params.get("backend", "")
+        if backend and "emulated-" in backend and item.get_closest_marker("spread"):
+            turn = list(emulated.TARGETS).index(backend.partition("emulated-")[2])
+            case = seen[item.nodeid.partition("[")[0], backend]
+            seen[item.nodeid.partition("[")[0], backend] += 1
+            (kept if case % len(emulated.TARGETS) == turn else left_out).append(item)
+        else:
+            kept.append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
         items[:] = kept
 
 

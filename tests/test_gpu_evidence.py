@@ -109,7 +109,7 @@ def test_offsets_beyond_32_bits(target, transpose):
     parts[0][1].copy_(values)
     buffers = [(whole.data_ptr(), Buffer(part, f"part {i}")) for i, (whole, part) in enumerate(parts)]
     params = emulated.Params(each.params, [Buffer(quant_scale), Buffer(amax)], buffers)
-    kernel = emulated.module(each.file, target)[each.kernel]
+    kernel = emulated.module(each.file, target, each.kernel)[each.kernel]
     launch(kernel, each.grid, each.block, [params], ctas=[each.grid[0] - 1])
     expected = mp.quantize(values, quant_scale, transpose=transpose, backend="reference")
     assert torch.equal(parts[1][1].view(torch.uint8), expected.q.view(torch.uint8))

@@ -65,6 +65,7 @@ def test_correctly_rounded_for_any_amax(backend, device, amax, fp8, margin, powe
     assert_scales(amax, fp8, margin, power_of_two, backend, device)
 
 
+@pytest.mark.spread
 @fp8_dtypes
 @pytest.mark.parametrize("margin", [-24, 0, 24])
 @pytest.mark.parametrize("power_of_two", [False, True])
@@ -74,6 +75,7 @@ def test_edges_of_fp32(backend, device, amax, fp8, margin, power_of_two):
     assert_scales(amax, fp8, margin, power_of_two, backend, device)
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("amax", [0.0, -0.0, float("inf"), float("nan"), -1.0, -float("inf")])
 @pytest.mark.parametrize("power_of_two", [False, True])
 def test_no_scale_in_amax(backend, device, amax, power_of_two):

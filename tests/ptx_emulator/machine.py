@@ -23,6 +23,7 @@ from .spaces import LOCAL_WINDOW, PRIVATE_BASE, SHARED_BASE, ConstantSpace, Glob
 from .syntax import Instruction
 
 Shape = tuple[int, int, int]
+REGISTERS = 1 << 16  # of an SM
 
 
 @dataclass
@@ -38,6 +39,7 @@ class Options:
     counters: bool = True
     numerics: str = "exact"
     largest_steps: int = 50_000_000
+    registers: int | None = None  # of a thread at launch, if the caller knows
 
 
 class Machine:
@@ -69,6 +71,7 @@ class Machine:
         self.num_warps = self.warps_per_cta * ctas
         self.lanes = self.lanes_per_cta * ctas
         self.dynamic_bytes = dynamic_bytes
+        self.registers_at_launch = self._registers()
         self.rng = np.random.default_rng(options.policy.seed)
         self.step = 0  # instructions executed so far: the clock of the sanitizer and of %clock
         self.log = ReportLog(program.name, program.files)
@@ -84,7 +87,17 @@ class Machine:
         self.registers_in_flight = RegistersInFlight(self)
         self.engines = Engines(options.policy, self.rng)
         self.scheduler = Scheduler(self)
+        self.waiting = np.zeros(0, np.int64)  # CTAs that have not been launched yet, whole clusters
         self.state: dict[str, Any] = {}  # what families keep between instructions, by name; emptied for each batch
+
+    def _registers(self) -> int | None:
+        """Registers of a thread at launch; None if neither the caller nor the PTX says enough to know."""
+        entry = self.kernel.entry
+        block = entry.required_block or entry.largest_block
+        if self.options.registers or entry.largest_registers or block is None:
+            return self.options.registers or entry.largest_registers
+        threads = -(-int(np.prod(block)) // WARP) * WARP * entry.least_ctas
+        return min(REGISTERS // threads // 8 * 8, 256)  # what ptxas may use is what a kernel with setmaxnreg is launched with
 
     def _shared(self) -> SharedSpace:
         offset, names = SHARED_BASE, []
@@ -173,20 +186,18 @@ class Machine:
 
     def place(self, ctas: np.ndarray) -> None:
         """Make CTAs (linear numbers in order of clusters, then rank) resident, and everything as at their start."""
-        clusters = np.asarray(ctas) // self.cluster_size
-        rank = np.asarray(ctas) % self.cluster_size
-        across = [g // c for g, c in zip(self.grid, self.cluster, strict=True)]
-        where = [clusters % across[0], clusters // across[0] % across[1], clusters // (across[0] * across[1])]
-        inner = [rank % self.cluster[0], rank // self.cluster[0] % self.cluster[1], rank // (self.cluster[0] * self.cluster[1])]
+        where = self.index_of(np.asarray(ctas))
         present = np.zeros(self.lanes, bool)
         present[: len(ctas) * self.lanes_per_cta] = True
         for axis, name in enumerate("xyz"):
             index = np.zeros(self.ctas, np.uint32)
-            index[: len(ctas)] = where[axis] * self.cluster[axis] + inner[axis]
+            index[: len(ctas)] = where[axis]
             self.specials[f"ctaid.{name}"][:] = index[self.cta_of]
             self.specials[f"clusterid.{name}"][:] = index[self.cta_of] // self.cluster[axis]
         x, y, z = (self.specials[f"ctaid.{name}"].astype(np.int32) for name in "xyz")
         self.cta_number[:] = x + self.grid[0] * (y + self.grid[1] * z) + 1
+        if self.grid_races is not None:
+            self.grid_races.place()
         self.registers.reset()
         self.memory.shared.reset()
         self.memory.local.reset()
@@ -195,6 +206,15 @@ class Machine:
         self.engines.reset()
         self.state.clear()
         self.scheduler.start(present & self.exists)
+
+    def index_of(self, cta: Any) -> tuple[Any, ...]:
+        """The index in the grid of a CTA (or an array of them) given by its number in order of clusters, then rank."""
+        cluster, rank = cta // self.cluster_size, cta % self.cluster_size
+        across = [g // c for g, c in zip(self.grid, self.cluster, strict=True)]
+        outer = cluster % across[0], cluster // across[0] % across[1], cluster // (across[0] * across[1])
+        x, y, _ = self.cluster
+        inner = rank % x, rank // x % y, rank // (x * y)
+        return tuple(o * c + i for o, c, i in zip(outer, self.cluster, inner, strict=True))
 
     # For handlers.
 

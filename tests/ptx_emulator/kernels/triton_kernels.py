@@ -25,6 +25,18 @@ def matmul(
 
 
 @triton.jit
+def matmul_of_strides(a_ptr, b_ptr, out_ptr, K, am, ak, bk, bn, TWICE: tl.constexpr, BLOCK: tl.constexpr):
+    """One BLOCK x BLOCK tile of a . b in any layout; TWICE doubles a on its way, which brings it to registers."""
+    i, depth = tl.arange(0, BLOCK), tl.arange(0, BLOCK)
+    acc = tl.zeros((BLOCK, BLOCK), tl.float32)
+    for k in range(0, K, BLOCK):
+        x = tl.load(a_ptr + i[:, None] * am + (k + depth)[None, :] * ak)
+        y = tl.load(b_ptr + (k + depth)[:, None] * bk + i[None, :] * bn)
+        acc = tl.dot((x * 2).to(x.dtype) if TWICE else x, y, acc)
+    tl.store(out_ptr + i[:, None] * BLOCK + i[None, :], acc)
+
+
+@triton.jit
 def quantize_transpose(x_ptr, quant_scale_ptr, q_ptr, q_t_ptr, rows, cols, BLOCK: tl.constexpr):
     r = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -79,3 +91,90 @@ def scale_of_many(pair, factor, shift, stride, flag: tl.constexpr, BLOCK: tl.con
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     x = tl.load(x_ptr + at * stride)
     tl.store(out_ptr + at, (x + shift) * factor if flag else x)
+
+
+@triton.jit
+def reduce_by_descriptors(x_desc, y_desc, BLOCK: tl.constexpr, OPERATION: tl.constexpr):
+    """Every program reduces its tile of x into the one tile of y."""
+    x = x_desc.load([tl.program_id(0) * BLOCK, 0])
+    if OPERATION == "add":
+        y_desc.atomic_add([0, 0], x)
+    elif OPERATION == "min":
+        y_desc.atomic_min([0, 0], x)
+    elif OPERATION == "max":
+        y_desc.atomic_max([0, 0], x)
+    else:
+        y_desc.atomic_xor([0, 0], x)
+
+
+@triton.jit
+def gather_by_descriptors(x_desc, y_desc, rows_ptr, COUNT: tl.constexpr, WIDTH: tl.constexpr):
+    """y[rows + 1, :] = x[rows, 16:]: gathers and scatters rows."""
+    rows = tl.load(rows_ptr + tl.arange(0, COUNT))
+    y_desc.scatter(x_desc.gather(rows, 16), rows + 1, 0)
+
+
+@triton.jit
+def scaled_matmul(
+    a_ptr, a_scale_ptr, b_ptr, b_scale_ptr, out_ptr, N, K, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    A_FORMAT: tl.constexpr, B_FORMAT: tl.constexpr, VECTOR: tl.constexpr,
+):  # out (M, N) = (a * scales) (M, K) . (b * scales) (N, K)^T; two e2m1 share a byte, VECTOR elements share a scale  # fmt: skip
+    A_PACK: tl.constexpr = 2 if A_FORMAT == "e2m1" else 1
+    B_PACK: tl.constexpr = 2 if B_FORMAT == "e2m1" else 1
+    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    cols = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    a_depth, b_depth = tl.arange(0, BLOCK_K // A_PACK), tl.arange(0, BLOCK_K // B_PACK)
+    blocks = tl.arange(0, BLOCK_K // VECTOR)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for k in range(0, tl.cdiv(K, BLOCK_K)):
+        x = tl.load(a_ptr + rows[:, None] * (K // A_PACK) + (a_depth + k * (BLOCK_K // A_PACK))[None, :])
+        y = tl.load(b_ptr + cols[None, :] * (K // B_PACK) + (b_depth + k * (BLOCK_K // B_PACK))[:, None])
+        x_scale = tl.load(a_scale_ptr + rows[:, None] * (K // VECTOR) + (blocks + k * (BLOCK_K // VECTOR))[None, :])
+        y_scale = tl.load(b_scale_ptr + cols[:, None] * (K // VECTOR) + (blocks + k * (BLOCK_K // VECTOR))[None, :])
+        acc = tl.dot_scaled(x, x_scale, A_FORMAT, y, y_scale, B_FORMAT, acc)
+    tl.store(out_ptr + rows[:, None] * N + cols[None, :], acc)
+
+
+@triton.jit
+def two_matmuls(a_ptr, b_ptr, c_ptr, out_ptr, COUNT, M: tl.constexpr, N: tl.constexpr, HALF: tl.constexpr):
+    """What one product gives enters the next: out (M, N) = sum of 2^(COUNT - 1 - i) * half(a . b_i^T) . c_i over i."""
+    rows, cols = tl.arange(0, M), tl.arange(0, N)
+    a = tl.load(a_ptr + rows[:, None] * N + cols[None, :])
+    acc_type: tl.constexpr = tl.float16 if HALF else tl.float32
+    acc = tl.zeros((M, N), acc_type)
+    for i in range(0, COUNT):
+        b = tl.load(b_ptr + i * N * N + cols[None, :] * N + cols[:, None])
+        p = tl.dot(a, b).to(tl.float16)
+        c = tl.load(c_ptr + i * N * N + cols[:, None] * N + cols[None, :])
+        acc = tl.dot(p, c, (acc * 2).to(acc_type), out_dtype=acc_type)
+    tl.store(out_ptr + rows[:, None] * N + cols[None, :], acc.to(tl.float32))
+
+
+@triton.jit
+def matmul_by_host_descriptors(a_desc, b_desc, out_desc, K, BLOCK: tl.constexpr, SPECIALIZE: tl.constexpr):
+    i, j = tl.program_id(0) * BLOCK, tl.program_id(1) * BLOCK
+    acc = tl.zeros((BLOCK, BLOCK), tl.float32)
+    for k in tl.range(0, tl.cdiv(K, BLOCK), warp_specialize=SPECIALIZE):
+        acc = tl.dot(a_desc.load([i, k * BLOCK]), b_desc.load([j, k * BLOCK]).T, acc)
+    out_desc.store([i, j], acc.to(tl.bfloat16))
+
+
+@triton.jit
+def scaled_matmul_by_descriptors(
+    a_desc, a_scale_desc, b_desc, b_scale_desc, out_desc, K, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr
+):
+    """Scales come in the order of tcgen05.cp: (1, rows / 128, K / 128, 2, 256) bytes, of 32 x 4 x 4 for 128 rows and 4 scales."""
+    i, j = tl.program_id(0), tl.program_id(1)
+    M_TILES: tl.constexpr = BLOCK_M // 128
+    N_TILES: tl.constexpr = BLOCK_N // 128
+    K_TILES: tl.constexpr = BLOCK_K // 128
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for k in range(0, tl.cdiv(K, BLOCK_K)):
+        a = a_desc.load([i * BLOCK_M, k * BLOCK_K])
+        b = b_desc.load([j * BLOCK_N, k * BLOCK_K])
+        x = a_scale_desc.load([0, i * M_TILES, k * K_TILES, 0, 0]).reshape(M_TILES, K_TILES, 32, 4, 4)
+        y = b_scale_desc.load([0, j * N_TILES, k * K_TILES, 0, 0]).reshape(N_TILES, K_TILES, 32, 4, 4)
+        x = x.trans(0, 3, 2, 1, 4).reshape(BLOCK_M, BLOCK_K // 32)
+        y = y.trans(0, 3, 2, 1, 4).reshape(BLOCK_N, BLOCK_K // 32)
+        acc = tl.dot_scaled(a, x, "e4m3", b.T, y, "e4m3", acc)
+    out_desc.store([i * BLOCK_M, j * BLOCK_N], acc)

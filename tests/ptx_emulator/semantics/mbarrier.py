@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from .. import reports
-from ..asynchrony import Operation
+from ..asynchrony import Engine, Operation
 from ..binding import Binding, Control, Step, instruction
 from ..machine import Machine
 from ..registers import TYPES, WARP, Active
+from ..remote import remote_accesses
 from ..spaces import SHARED_BASE
 from ..syntax import Instruction, Sink
 from .cp_async import engine
@@ -33,7 +34,11 @@ class MBarrier:
         self.arrived: np.ndarray | None = None  # the past of those who arrived in this phase
         self.released: np.ndarray | None = None  # the past that waiters of completed phases acquire
         self.waiting: list[int] = []
+        self.invalidated = False
         self.operations = 0  # asynchronous operations that will signal it
+        # Agents that signal it: what a thread must know of them to invalidate it, and the instruction that announced them.
+        self.signals: dict[int, tuple[int, Instruction]] = {}
+        self.delivered: list[tuple[Engine, Operation]] = []  # those whose bytes a thread must learn of before it ends
         rank, place = divmod(offset, machine.memory.shared.stride)
         self.agent = machine.sanitizer.agent(("mbarrier", rank % machine.cluster_size, place - SHARED_BASE))
 
@@ -79,6 +84,16 @@ class MBarrier:
         """Whether the phase of this parity has ended: a fresh barrier has passed parity 1."""
         return (self.phase & 1) != (parity & 1)
 
+    def learn(self, acquiring: np.ndarray | None) -> None:
+        """Threads saw a phase end: what was delivered is known to be there, and acquiring lanes come after the arrivals."""
+        if self.delivered:
+            for queue, operation in self.delivered:
+                if operation.done:
+                    queue.retire([operation])
+            self.delivered = [pair for pair in self.delivered if not pair[1].done]
+        if acquiring is not None and self.released is not None:
+            self.machine.sanitizer.acquire(np.unique(acquiring // WARP), self.released)
+
 
 class MBarriers:
     """All mbarriers of the resident CTAs."""
@@ -111,31 +126,50 @@ def mbarriers(machine: Machine) -> MBarriers:
 # What other families call.
 
 
-def expect_completion(machine: Machine, offset: int, instr: Instruction, lane: int | None) -> MBarrier:
-    """An asynchronous operation that will signal the barrier at an arena offset has been issued."""
+def expect_completion(
+    machine: Machine, offset: int, instr: Instruction, lane: int | None, signal: tuple[int, int] | None = None
+) -> MBarrier:
+    """An asynchronous operation that will signal the barrier at an arena offset has been issued.
+
+    signal: the agent and the step that those acquire who learn of it, if the operation has them now. The barrier must not be
+    invalidated by a thread that does not come after it, even if the operation happens to be complete.
+    """
     barrier = mbarriers(machine).at(offset, instr, lane, "named by an asynchronous operation")
     barrier.operations += 1
+    if signal is not None:
+        barrier.signals[signal[0]] = signal[1], instr
     return barrier
 
 
 def complete_tx(barrier: MBarrier, count: int, instr: Instruction) -> None:
     """An operation has delivered bytes. Its writes belong to the agent `barrier.agent`."""
-    alive(barrier, instr)
-    barrier.expect(-count, instr, None)
-    barrier.settle()
+    if still_there(barrier, instr):
+        barrier.expect(-count, instr, None)
+        barrier.settle()
+
+
+def deliver_to(barrier: MBarrier, engine: Engine, operation: Operation) -> None:
+    """Submit an operation that writes shared memory; it is in flight until a wait for a phase after it has passed."""
+    operation.retire = lambda: None
+    barrier.delivered.append((engine, operation))
+    engine.submit(operation)
 
 
 def arrive_from_outside(barrier: MBarrier, rows: np.ndarray | None, instr: Instruction, count: int = 1) -> None:
     """An asynchronous operation arrives (tcgen05.commit, cp.async.mbarrier.arrive)."""
-    alive(barrier, instr)
-    barrier.arrive(rows, instr, None, count)
+    if still_there(barrier, instr):
+        barrier.arrive(rows, instr, None, count)
 
 
-def alive(barrier: MBarrier, instr: Instruction) -> None:
+def still_there(barrier: MBarrier, instr: Instruction) -> bool:
+    """An operation signals the barrier. False if it was invalidated too early, which has been reported."""
     barrier.operations -= 1
+    if barrier.invalidated:
+        return False
     if mbarriers(barrier.machine).found.get(barrier.offset) is not barrier:
         place = barrier.machine.memory.place(barrier.machine.memory.shared, barrier.offset, 8)
         barrier.machine.stop(reports.MBARRIER, f"an asynchronous operation signals an mbarrier that is gone: {place}", instr)
+    return True
 
 
 # Instructions.
@@ -183,23 +217,37 @@ def invalidate(b: Binding) -> Step:
         table = mbarriers(machine)
         for lane, offset in zip(active.lanes, table.locate(b, space, address(active), active), strict=True):
             barrier = table.at(offset, instr, lane, "invalidated")
-            if barrier.operations or barrier.waiting:
-                what = (
-                    f"{barrier.operations} asynchronous operations may still signal it"
-                    if barrier.operations
-                    else "threads wait on it"
-                )
-                machine.report(reports.MBARRIER, f"an mbarrier is invalidated while {what}", instr, lane)
+            early = early_signals(machine, barrier, lane)
+            if barrier.operations or barrier.waiting or early:
+                what = "threads wait on it"
+                if early:
+                    what = f"{early[0].name} at PTX line {early[0].line} may still signal it"
+                elif barrier.operations:
+                    what = f"{barrier.operations} asynchronous operations may still signal it"
+                place = machine.memory.place(machine.memory.shared, offset, 8)
+                message = f"an mbarrier ({place}) is invalidated while {what}: wait for its phase, or for a later one, first"
+                machine.report(reports.MBARRIER, message, instr, lane)
+            barrier.invalidated = True
             del table.found[offset]
 
     return run
 
 
+def early_signals(machine: Machine, barrier: MBarrier, lane: int) -> list[Instruction]:
+    """What was announced to signal the barrier, and a thread does not know to have done so."""
+    if not machine.sanitizer.enabled:
+        return []
+    clock = machine.sanitizer.clock[lane // WARP]
+    return [instr for agent, (step, instr) in barrier.signals.items() if step > clock[agent]]
+
+
 def check_ordered(machine: Machine, instr: Instruction, offsets: list[int], active: Active) -> None:
     """The barrier's initialisation must come before its use."""
     sanitizer = machine.sanitizer
+    where = np.array(offsets)
+    if machine.cluster_size > 1:
+        remote_accesses(machine).touch(instr, where, active)
     if sanitizer.enabled:
-        where = np.array(offsets)
         sanitizer.check_after_write(instr, where, 8, active, "uses the mbarrier at")
 
 
@@ -279,34 +327,23 @@ def wait(b: Binding) -> Step:
         table = mbarriers(machine)
         offsets = table.locate(b, space, address(active), active)
         check_ordered(machine, instr, offsets, active)
-        wanted = b.compact(which, active)
+        wanted, where = b.compact(which, active), np.array(offsets)
         result = np.zeros(active.count, bool)
-        sleepers: dict[int, list[int]] = {}
-        for i, (lane, offset) in enumerate(zip(active.lanes, offsets, strict=True)):
-            barrier = table.at(offset, instr, lane, "waited for")
-            result[i] = barrier.passed(int(wanted[i])) if by_parity else barrier.phase > int(wanted[i])
-            if not result[i]:
-                sleepers.setdefault(offset, []).append(int(lane))
         give_up = blocking and machine.policy.schedule == "random" and machine.rng.random() < EARLY_RETURN
-        if blocking and not give_up:
-            for offset, lanes in sleepers.items():
-                table.found[offset].waiting += lanes
+        for offset, value in sorted(set(zip(offsets, wanted.tolist(), strict=True))):
+            here = (where == offset) & (wanted == value)
+            lanes = active.lanes[here]
+            barrier = table.at(offset, instr, lanes[0], "waited for")
+            if barrier.passed(value) if by_parity else barrier.phase > value:
+                result[here] = True
+                barrier.learn(None if relaxed else lanes)
+            elif blocking and not give_up:
+                barrier.waiting += lanes.tolist()
                 machine.scheduler.pc[lanes] = pc  # look again when woken
-                machine.scheduler.block(np.array(lanes), table.found[offset])
-        if not relaxed:
-            acquire(machine, active, offsets, result)
+                machine.scheduler.block(lanes, barrier)
         done.put(result, active)
 
     return Control(run)
-
-
-def acquire(machine: Machine, active: Active, offsets: list[int], passed: np.ndarray) -> None:
-    """Warps that saw a phase end come after those who arrived in it."""
-    pairs = {(int(w), o) for w, o, p in zip(active.warp_of, offsets, passed, strict=True) if p}
-    for warp, offset in pairs:
-        released = mbarriers(machine).found[offset].released
-        if released is not None:
-            machine.sanitizer.acquire(warp, released)
 
 
 @instruction("mbarrier.pending_count")
