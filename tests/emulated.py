@@ -27,7 +27,7 @@ from mpkernels import native
 
 ROOT = Path(__file__).parents[1]
 # Warps that run at random cost 16 us an instruction each; in step, all blocks together hardly more than one.
-MOST_BLOCKS_AT_RANDOM = 4
+MOST_BLOCKS_AT_RANDOM = 2
 IN_STEP = tuple(policy for policy in EVERY_POLICY if policy.schedule == "lockstep")
 # What setup.py passes for .cu files beside -O3 and -std (tests/test_build.py compares).
 FLAGS = ("-DUSE_CUDA",)
