@@ -64,7 +64,7 @@ __device__ __forceinline__ uint32_t code_signs(const uint32_t (&words)[4]) {
 
 constexpr uint32_t kCodeSigns = 0x80808080u;
 
-// How to scale: |quant_scale|, and its sign in the place of each code's sign.
+// What encode4 multiplies by: |quant_scale|, and its sign in the place of each code's sign.
 struct SignedScale {
   float magnitude;
   uint32_t signs;

@@ -303,9 +303,18 @@ class Sanitizer:
         shared.set_state(offsets, size, MAPPED | WRITTEN | WRITING)
 
     def end_async_write(
-        self, instruction: Instruction, offsets: np.ndarray, size: int, agents: np.ndarray | int, atomic: bool = False
+        self,
+        instruction: Instruction,
+        offsets: np.ndarray,
+        size: int,
+        agents: np.ndarray | int,
+        atomic: bool = False,
+        lanes: np.ndarray | None = None,
     ) -> None:
-        """The write is known to be complete, by a wait of these agents (or the agent whose clock waiters will get)."""
+        """The write is known to be complete, by a wait of these agents (or the agent whose clock waiters will get).
+
+        lanes: it went through the generic proxy (cp.async), on behalf of these threads: the async proxy needs a fence.
+        """
         self.machine.memory.shared.set_state(offsets, size, MAPPED | WRITTEN)
         if self.enabled:
             cells = self.cells(offsets, size)
@@ -313,7 +322,9 @@ class Sanitizer:
             self.write_step[cells] = self.machine.step
             self.write_index[cells] = instruction.index
             self.atomic[cells] = atomic
-            self.writing_lane[cells] = -1
+            self.writing_lane[cells] = -1 if lanes is None else lanes[:, None]
+            if lanes is not None:
+                self.writing_fence[cells] = self.fences[lanes][:, None]
 
     def begin_async_read(
         self, instruction: Instruction, offsets: np.ndarray, size: int, rows: np.ndarray, lane: int | None, proxy: bool = True

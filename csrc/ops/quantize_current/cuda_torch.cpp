@@ -31,7 +31,7 @@ void bind_cuda(const Tensor& x, int64_t margin, bool power_of_two, bool transpos
   float* const amax_out = (float*)amax.mutable_data_ptr();
   float* const quant_scale_out = (float*)quant_scale.mutable_data_ptr();
   float* const dequant_scale_out = (float*)dequant_scale.mutable_data_ptr();
-  if (x.numel() == 0) {  // nothing to read, but there is a scale: that of an amax of 0
+  if (x.numel() == 0) {  // nothing to read; the scales are those of an amax of 0
     set_zero(amax_out, sizeof(float), "amax", device.stream());
     compute_scale::compute_scale_cuda({amax_out, nullptr, quant_scale_out, dequant_scale_out, rule},
                                       device.stream());

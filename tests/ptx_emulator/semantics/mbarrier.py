@@ -385,7 +385,7 @@ def arrive_after_copies(b: Binding) -> Step:
         def perform() -> None:
             for part in mine:
                 copies.perform(part, np.ones(len(part.lanes), bool))
-                machine.sanitizer.end_async_write(part.instruction, part.offsets, part.size, barrier.agent)
+                machine.sanitizer.end_async_write(part.instruction, part.offsets, part.size, barrier.agent, lanes=part.lanes)
             arrive_from_outside(barrier, None, instr, len(lanes))
 
         machine.engines.get("cp.async arrival").submit(Operation(instr, perform))
