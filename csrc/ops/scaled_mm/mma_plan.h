@@ -116,11 +116,12 @@ inline MmaPlan plan_mma(const Product& p, const DeviceFacts& facts, const MmaRat
   return plan;
 }
 
-// A grid has at most 2^31 - 1 blocks along x.
+// A grid has at most 2^31 - 1 blocks along x, and the kernels count bytes of K in 32 bits.
 inline const char* mma_why_not(const Product& p) {
   const MmaTile& largest = kMmaTiles[0];
-  if (ceil_div(p.m, largest.m) * ceil_div(p.n, largest.n) < (1ll << 27)) return nullptr;
-  return "out has more tiles than a grid has blocks";
+  if (ceil_div(p.m, largest.m) * ceil_div(p.n, largest.n) >= (1ll << 27))
+    return "out has more tiles than a grid has blocks";
+  return p.k >> 32 == 0 ? nullptr : "K is 2^32 or more";
 }
 
 inline MmaParams mma_params(const Product& p, const MmaPlan& plan) {
