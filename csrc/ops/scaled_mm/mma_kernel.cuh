@@ -129,7 +129,30 @@ __device__ __forceinline__ TileOrigin tile_origin(const MmaParams& p) {
   return {(int64_t)(first + in_group % rows) * Tile::kM, (int64_t)(in_group / rows) * Tile::kN};
 }
 
-// All K of a tile. Mma: the instruction, see sm89.cu.
+// d += the products of 32 bytes of K, or d = them. Mma: the instruction, see sm89.cu.
+template <class Tile, class Mma>
+__device__ __forceinline__ void multiply_fragments(float (&d)[Tile::kMmaM][Tile::kMmaN][4],
+                                                   const Fragments<Tile>& from, bool from_zero) {
+  typename Mma::A a[Tile::kMmaM];
+  typename Mma::B b[Tile::kMmaN];
+#pragma unroll
+  for (int i = 0; i < Tile::kMmaM; ++i) a[i] = Mma::prepare_a(from.a[i]);
+#pragma unroll
+  for (int j = 0; j < Tile::kMmaN; ++j)
+    b[j] = Mma::prepare_b(from.b[j / 2][j % 2 * 2], from.b[j / 2][j % 2 * 2 + 1]);
+  const float zero[4] = {};
+#pragma unroll
+  for (int i = 0; i < Tile::kMmaM; ++i)
+#pragma unroll
+    for (int j = 0; j < Tile::kMmaN; ++j) {
+      if (from_zero)
+        Mma::multiply(d[i][j], a[i], b[j], zero);
+      else
+        Mma::multiply(d[i][j], a[i], b[j], d[i][j]);
+    }
+}
+
+// All K of a tile.
 template <class Tile, class Mma, bool kPromote>
 __device__ __forceinline__ void multiply(const MmaParams& p, const TileOrigin& origin,
                                          uint32_t smem,
@@ -193,28 +216,10 @@ __device__ __forceinline__ void multiply(const MmaParams& p, const TileOrigin& o
         if (left > 1) fragments[0].load(read_a + reading, read_b + reading, 0);
       }
       if (k == 0) fill(left > kAhead, read);
-      const Fragments<Tile>& now = fragments[k % 2];
-      typename Mma::A a[Tile::kMmaM];
-      typename Mma::B b[Tile::kMmaN];
-#pragma unroll
-      for (int i = 0; i < Tile::kMmaM; ++i) a[i] = Mma::prepare_a(now.a[i]);
-#pragma unroll
-      for (int j = 0; j < Tile::kMmaN; ++j)
-        b[j] = Mma::prepare_b(now.b[j / 2][j % 2 * 2], now.b[j / 2][j % 2 * 2 + 1]);
-#pragma unroll
-      for (int i = 0; i < Tile::kMmaM; ++i)
-#pragma unroll
-        for (int j = 0; j < Tile::kMmaN; ++j) {
-          if constexpr (!kPromote) {
-            Mma::multiply(sums[i][j], a[i], b[j], sums[i][j]);
-          } else {
-            const float zero[4] = {};
-            if (k == 0)
-              Mma::multiply(partial[i][j], a[i], b[j], zero);
-            else
-              Mma::multiply(partial[i][j], a[i], b[j], partial[i][j]);
-          }
-        }
+      if constexpr (kPromote)
+        multiply_fragments<Tile, Mma>(partial, fragments[k % 2], k == 0);
+      else
+        multiply_fragments<Tile, Mma>(sums, fragments[k % 2], false);
     }
     if constexpr (kPromote) {
 #pragma unroll
