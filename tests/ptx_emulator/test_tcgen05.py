@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from .api import EVERY_POLICY, Buffer, KernelFault, PTXError, load
+from .api import EVERY_POLICY, Buffer, KernelFault, Policy, PTXError, load
 from .test_wgmma import pad, swizzled
 from .testing import entry, run_text
 
@@ -415,3 +415,40 @@ def test_operands_out_of_place():
 def test_forms_that_do_not_exist(text, message):
     with pytest.raises(PTXError, match=message):
         load(entry(f".reg .b32 %r<1>; .reg .b64 %rd<1>; .reg .pred %p; {text} ret;", ""))
+
+
+# Fences.
+
+
+STRICT = [Policy(p.schedule, p.completion, p.seed, tcgen05_fences="explicit") for p in EVERY_POLICY]
+strict = pytest.mark.parametrize("policy", STRICT, ids=lambda p: f"{p.schedule}-{p.completion}")
+AGAIN = FENCES + ONE + COMMIT + WAIT.replace("W:", "V:").replace("bra W", "bra V").replace("], 0", "], 1")
+
+
+@strict
+def test_explicit_fences_where_the_isa_wants_them(policy):
+    _, _, image, at = tiles("f16", "f16", 128, 16)
+    run(INIT + ONE + COMMIT + WAIT + READ + AGAIN + READ, image, random_c(16), at, policy=policy)
+
+
+BEFORE, AFTER = "tcgen05.fence::before_thread_sync;", "tcgen05.fence::after_thread_sync;"
+
+
+@strict
+@pytest.mark.parametrize(
+    ("core", "act"),
+    [
+        (INIT.replace(AFTER, "") + ONE + COMMIT + WAIT + READ, "reads D, "),
+        (INIT.replace(BEFORE, "") + ONE + COMMIT + WAIT + READ, "reads D, "),
+        (INIT + ONE + COMMIT + WAIT.replace(AFTER, "") + READ, "reads "),
+        (INIT + ONE + COMMIT + WAIT + READ + AGAIN.replace(BEFORE, "", 1), "accumulates in "),
+    ],
+    ids=["after stores", "before mma", "after the wait", "before the next mma"],
+)
+def test_a_fence_is_missing(core, act, policy):
+    """Found with explicit fences only."""
+    text = fault(core, policy)
+    assert f"tcgen05-fence: {act}lanes" in text
+    assert "lacks a fence: tcgen05.fence::after_thread_sync between" in text
+    _, _, image, at = tiles("f16", "f16", 128, 16)
+    run(core, image, random_c(16), at, policy=Policy(policy.schedule, policy.completion, policy.seed))
