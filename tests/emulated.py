@@ -11,7 +11,7 @@ import bisect
 import ctypes
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from math import prod
 from pathlib import Path
@@ -142,6 +142,8 @@ class EmulatedDevice:
         target: as nvcc spells it; a key of TARGETS.
         policy: of the emulator; None: the launches take turns through all of them.
         is_unwritten: tells of a tensor whether its bytes count as never written, so that a kernel may not read them.
+        numerics: how the emulator's matrix instructions round.
+        sm_count: instead of the target's.
 
     After each call `launches` and `results` hold what it did, for tests that count.
     """
@@ -150,12 +152,15 @@ class EmulatedDevice:
     policy: Policy | None = None
     is_unwritten: Callable[[Tensor], bool] = lambda tensor: False
     turn: int = 0
+    numerics: str = "exact"
+    sm_count: int | None = None
     launches: list[Launch] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
 
     @property
     def facts(self) -> Facts:
-        return TARGETS[self.target]
+        facts = TARGETS[self.target]
+        return facts if self.sm_count is None else replace(facts, sm_count=self.sm_count)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("_"):
@@ -197,6 +202,7 @@ class EmulatedDevice:
             policy=self.policy or policies[self.turn % len(policies)],
             shared_bytes=each.shared_bytes,
             cluster=each.cluster,
+            numerics=self.numerics,
         )
 
 
