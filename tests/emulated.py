@@ -8,6 +8,7 @@ used. Here each recorded kernel is compiled to PTX for a target and run on the t
 from __future__ import annotations
 
 import ctypes
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,6 +18,8 @@ from typing import Any
 import torch
 from ptx_emulator import EVERY_POLICY, Buffer, Module, Policy, Result, launch
 from ptx_emulator.compile import compile_cuda, nvcc
+from ptx_emulator.tensor_map import BYTES as TENSOR_MAP_BYTES
+from ptx_emulator.tensor_map import SWIZZLES, TYPES, Fields
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -102,7 +105,32 @@ class Params:
                 if begin <= word < begin + size:
                     content[at : at + 8] = (address_of(buffer) + word - begin).to_bytes(8, "little")
                     break
-        return bytes(content)
+        return encode_maps(bytes(content))
+
+
+MAP_MARK = b"mpk tensor map"
+MAP_LAYOUT = "<16xQQQQIII"  # MatrixMap of csrc/host/tensor_map.h
+MAP_TYPES = ("u8", "f16", "bf16", "f32")
+
+
+def encode_maps(content: bytes) -> bytes:
+    """Descriptions of matrices, which the recording has in place of tensor maps, as the emulator's tensor maps."""
+    at = content.find(MAP_MARK)
+    if at < 0:
+        return content
+    address, rows, columns, pitch, box_rows, box_columns, element = struct.unpack_from(MAP_LAYOUT, content, at)
+    fields = Fields(
+        address,
+        [pitch, 0, 0, 0],
+        [columns, rows, 1, 1, 1],
+        [box_columns, box_rows, 1, 1, 1],
+        [1] * 5,
+        TYPES.index(MAP_TYPES[element]),
+        rank=2,
+        swizzle=SWIZZLES.index("128B"),
+    )
+    assert not fields.problems(), f"the driver would refuse this tensor map: {'; '.join(fields.problems())}"
+    return content[:at] + fields.pack() + encode_maps(content[at + TENSOR_MAP_BYTES :])
 
 
 def extent(tensor: Tensor) -> tuple[int, int]:
