@@ -148,6 +148,7 @@ class EmulatedDevice:
     Args:
         target: as nvcc spells it; a key of TARGETS.
         policy: of the emulator; None: the launches take turns through all of them.
+        numerics: how matrix instructions accumulate, of the emulator.
         is_unwritten: tells of a tensor whether its bytes count as never written, so that a kernel may not read them.
 
     After each call `launches` and `results` hold what it did, for tests that count.
@@ -155,6 +156,7 @@ class EmulatedDevice:
 
     target: str
     policy: Policy | None = None
+    numerics: str = "exact"
     is_unwritten: Callable[[Tensor], bool] = lambda tensor: False
     turn: int = 0
     launches: list[Launch] = field(default_factory=list)
@@ -198,6 +200,7 @@ class EmulatedDevice:
             policy=self.policy or EVERY_POLICY[self.turn % len(EVERY_POLICY)],
             shared_bytes=each.shared_bytes,
             cluster=each.cluster,
+            numerics=self.numerics,
         )
 
 
