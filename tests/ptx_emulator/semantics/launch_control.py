@@ -5,6 +5,8 @@ The 16 bytes of a response are opaque on hardware. Here: 1 if a cluster was take
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from .. import reports
@@ -13,6 +15,10 @@ from ..registers import TYPES, UNSIGNED, Active
 from .bulk_groups import CHUNK, deliver, multicast_places, shared_place, signal_place
 
 AXES = ("x", "y", "z")
+
+
+def answer(response: np.ndarray, old: np.ndarray) -> np.ndarray:
+    return response.view(np.uint8)
 
 
 @instruction("clusterlaunchcontrol.try_cancel")
@@ -34,14 +40,15 @@ def try_cancel(b: Binding) -> Step:
             for where, at in multicast_places(b, int(lane), int(place), int(signal), mask):
                 start = shared_place(b, int(lane), where, CHUNK, CHUNK)
                 if start is not None:
+                    at_barrier = signal_place(b, int(lane), at)
                     deliver(
                         machine,
                         b.instruction,
                         int(lane),
                         "launch control",
                         np.array([start]),
-                        lambda old, response=response: response.view(np.uint8),
-                        signal_place(b, int(lane), at),
+                        partial(answer, response),
+                        at_barrier,
                         CHUNK,
                     )
 
