@@ -162,16 +162,20 @@ class EmulatedDevice:
     launches: list[Launch] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
 
-    def __getattr__(self, name: str) -> Callable[..., None]:
+    @property
+    def facts(self) -> Facts:
+        return TARGETS[self.target]
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("_"):
             raise AttributeError(name)
         return lambda *args: self.call(name, *args)
 
-    def call(self, name: str, *args: Any) -> None:
-        ops, facts = torch.ops.mpkernels_cuda, TARGETS[self.target]
-        ops.start_recording(*vars(facts).values())
+    def call(self, name: str, *args: Any) -> Any:
+        ops = torch.ops.mpkernels_cuda
+        ops.start_recording(*vars(self.facts).values())
         try:
-            getattr(ops, name)(*args)
+            answer = getattr(ops, name)(*args)
         finally:
             recording = ops.stop_recording()
         self.launches = [Launch.parse(line) for line in recording.splitlines()]
@@ -184,6 +188,7 @@ class EmulatedDevice:
                 continue
             self.results.append(self.run(each, tensors, unwritten))
             unwritten = set()  # the next launch may read what this one wrote
+        return answer
 
     def run(self, each: Launch, tensors: Sequence[Tensor], unwritten: set[int] = frozenset()) -> Result:
         """One launch; tests may call it with changed parameters."""

@@ -40,18 +40,18 @@ __device__ __forceinline__ void arrive_expecting(uint32_t barrier, uint32_t byte
                : "memory");
 }
 
-// One arrival at the barrier that has this address in CTA `rank` of the cluster, which may be the
-// CTA's own. What it releases is reads by wgmma that have been waited for, so the default scope is
-// enough, as in CUTLASS's ClusterBarrier; .release.cluster would cost a MEMBAR.
-__device__ __forceinline__ void arrive_at(uint32_t barrier, uint32_t rank) {
-  asm volatile(
-      "{\n"
-      ".reg .b32 there;\n"
-      "mapa.shared::cluster.u32 there, %0, %1;\n"
-      "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
-      "}" ::"r"(barrier),
-      "r"(rank)
-      : "memory");
+// The address that shared memory of this CTA has in CTA `rank` of the cluster, which may be this one.
+__device__ __forceinline__ uint32_t address_in(uint32_t rank, uint32_t address) {
+  uint32_t there;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
+  return there;
+}
+
+// One arrival, at an address from address_in. What it releases is reads by wgmma that have been
+// waited for, so the default scope is enough, as in CUTLASS's ClusterBarrier; .release.cluster would
+// cost a MEMBAR.
+__device__ __forceinline__ void arrive_in_cluster(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
 }  // namespace mpkernels::ptx

@@ -39,15 +39,16 @@ __device__ __forceinline__ void scaled_mm(const Params& p) {
     if (threadIdx.x % kWarpgroup == 0) produce<kTile>(p, ring);
   } else {
     ptx::grow_registers<consumer_registers(kShape)>();
+    ring.consume(p.cluster);
     Epilogue<kTile> epilogue(p, shared, warpgroup);
     Walk walk(p);
     for (Work work; walk.next<kShape.shares_x()>(p, work);) {
       Sums<kTile> sums;
       epilogue.fetch_bias(work);
       if constexpr (kShape.promote)
-        multiply_promoting<kTile, kX, kY>(sums, ring, work, warpgroup, p.cluster);
+        multiply_promoting<kTile, kX, kY>(sums, ring, work, warpgroup);
       else
-        multiply_fast<kTile, kX, kY>(sums, ring, work, warpgroup, p.cluster);
+        multiply_fast<kTile, kX, kY>(sums, ring, work, warpgroup);
       epilogue.finish(sums, work);
     }
     ptx::wait_for_stores();

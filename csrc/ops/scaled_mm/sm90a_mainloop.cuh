@@ -35,7 +35,7 @@ __device__ __forceinline__ void multiply_stage(float (&d)[kCount], const Ring<kT
 // While this warpgroup adds, the tensor core works for the other one, or the other block.
 template <int kTile, Fp8 kX, Fp8 kY>
 __device__ __forceinline__ void multiply_promoting(Sums<kTile>& sums, Ring<kTile>& ring,
-                                                   const Work& work, int warpgroup, int cluster) {
+                                                   const Work& work, int warpgroup) {
   constexpr Tile kShape = kTiles[kTile];
   constexpr int kCount = kShape.columns / 2;
 #pragma unroll
@@ -53,7 +53,7 @@ __device__ __forceinline__ void multiply_promoting(Sums<kTile>& sums, Ring<kTile
       ptx::commit_products();
       ptx::wait_for_products<0>();
       ptx::hold(product);
-      if (slice == kShape.slices() - 1) ring.release(ring.stage(), cluster);
+      if (slice == kShape.slices() - 1) ring.release(ring.stage());
 #pragma unroll
       for (int i = 0; i < kCount; ++i) sums.of[slice][i] += product[i];
     }
@@ -64,7 +64,7 @@ __device__ __forceinline__ void multiply_promoting(Sums<kTile>& sums, Ring<kTile
 // following one has been issued.
 template <int kTile, Fp8 kX, Fp8 kY>
 __device__ __forceinline__ void multiply_fast(Sums<kTile>& sums, Ring<kTile>& ring,
-                                              const Work& work, int warpgroup, int cluster) {
+                                              const Work& work, int warpgroup) {
   static_assert(kTiles[kTile].slices() == 1);
   int before = -1;
   for (int k = work.k_begin; k < work.k_end; ++k, ring.advance()) {
@@ -74,12 +74,12 @@ __device__ __forceinline__ void multiply_fast(Sums<kTile>& sums, Ring<kTile>& ri
     multiply_stage<kTile, kX, kY>(sums.of[0], ring, warpgroup, 0, k == work.k_begin);
     ptx::commit_products();
     ptx::wait_for_products<1>();
-    if (before >= 0) ring.release(before, cluster);
+    if (before >= 0) ring.release(before);
     before = ring.stage();
   }
   ptx::wait_for_products<0>();
   ptx::hold(sums.of[0]);
-  ring.release(before, cluster);
+  ring.release(before);
 }
 
 }  // namespace mpkernels::scaled_mm::sm90a

@@ -39,9 +39,13 @@ class Ring {
   }
   __device__ __forceinline__ void wait_until_full() const { ptx::wait(full(stage_), parity_); }
 
-  // By all consumer threads: lane r of each warp tells CTA r of the cluster.
-  __device__ __forceinline__ void release(int stage, int cluster) const {
-    if (threadIdx.x % 32 < cluster) ptx::arrive_at(empty(stage), threadIdx.x % 32);
+  // Lane r of each consumer warp tells CTA r of the cluster that a stage has been read.
+  __device__ __forceinline__ void consume(int cluster) {
+    tells_ = threadIdx.x % 32 < cluster;
+    empty_there_ = tells_ ? ptx::address_in(threadIdx.x % 32, empty(0)) : 0;
+  }
+  __device__ __forceinline__ void release(int stage) const {
+    if (tells_) ptx::arrive_in_cluster(empty_there_ + stage * 8);
   }
 
   __device__ __forceinline__ int stage() const { return stage_; }
@@ -58,6 +62,8 @@ class Ring {
   uint32_t shared_;
   int stage_ = 0;
   uint32_t parity_ = 0;
+  bool tells_ = false;
+  uint32_t empty_there_ = 0;
 };
 
 // By one thread. In a cluster each CTA loads its own tile of one operand, and its half of the tile

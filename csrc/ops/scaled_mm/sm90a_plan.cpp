@@ -16,11 +16,14 @@ namespace mpkernels::scaled_mm::sm90a {
 namespace {
 
 constexpr double kMultiplyAdds = 4096, kSharedBytes = 128, kL2Bytes = 46, kMemoryBytes = 1900;
+// What fits beside the slowest resource still costs a little. Decides ties: for multicast, and for
+// smaller tiles where memory is the limit.
+constexpr double kBeside = 1.0 / 16;
 constexpr double kStart = 1500;      // of a launch: until the first stage has arrived
 constexpr double kTileStart = 500;   // of a tile: barriers, the last product's latency
 constexpr double kSecondLaunch = 2500;
 constexpr int kFewestBlocksOfSplit = 4;  // else filling and draining the ring is most of the work
-constexpr int kMostSplits = 64;
+constexpr int kMostSplits = 64, kSplitsTriedEach = 8;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
@@ -54,7 +57,7 @@ double block_cycles(const Tile& t, int cluster) {
   const double shared = (read + t.stage_bytes()) / kSharedBytes;
   const double both = std::max(t.rows, t.columns) * kBlockK;
   const double l2 = (t.stage_bytes() - (cluster - 1) * both / 2) / kL2Bytes;
-  return std::max({products, shared, l2});
+  return std::max({products, shared, l2}) + kBeside * l2;
 }
 
 double cycles(const Product& p, const Cut& c, const DeviceFacts& facts) {
@@ -68,39 +71,49 @@ double cycles(const Product& p, const Cut& c, const DeviceFacts& facts) {
   const double busy =
       (double)rounds * ((double)c.k_blocks_per_split * block_cycles(t, c.cluster) + epilogue);
   const double moved = ((double)p.m + p.n) * p.k + (double)p.m * p.n * out_bytes * c.splits;
-  double total = kStart + std::max(busy, moved / kMemoryBytes);
+  const double memory = moved / kMemoryBytes;
+  double total = kStart + std::max(busy, memory) + kBeside * std::min(busy, memory);
   if (split)  // the partial sums are still in L2
     total += kSecondLaunch + (double)p.m * p.n * (4.0 * c.splits + bytes_of(p.out_type)) /
                                  (kL2Bytes * facts.sm_count);
   return total;
 }
 
-// K is split only where tiles leave SMs idle, and then so that one round of the grid is filled.
+// K is split only where tiles leave SMs idle, into as many as fill one round of the grid, or into few
+// for which a last round is nearly full. Partial sums must stay in L2.
 void consider(const Product& p, const DeviceFacts& facts, int tile, int cluster,
               const Choice& choice, Cut& best, double& least) {
-  const Cut whole = cut(p, tile, cluster, 1);
-  const int64_t clusters = std::max(facts.sm_count / cluster, 1);
-  int64_t most = std::min<int64_t>(clusters / whole.units(), whole.k_blocks / kFewestBlocksOfSplit);
-  most = std::min<int64_t>(most, kMostSplits);
-  for (int64_t splits : {(int64_t)1, most / 2, most}) {
-    if (choice.splits > 0) splits = choice.splits;
-    if (splits < 1) continue;
+  const auto take_if_cheaper = [&](int64_t splits) {
     const Cut c = cut(p, tile, cluster, splits);
     const double needed = cycles(p, c, facts);
     if (needed < least) best = c, least = needed;
-  }
+  };
+  if (choice.splits > 0) return take_if_cheaper(choice.splits);
+  take_if_cheaper(1);
+  const Cut whole = cut(p, tile, cluster, 1);
+  const int64_t clusters = std::max(facts.sm_count / cluster, 1);
+  if (whole.units() >= clusters) return;
+  const int64_t most = std::min({whole.k_blocks / kFewestBlocksOfSplit, (int64_t)kMostSplits,
+                                 facts.l2_bytes / std::max<int64_t>(p.m * p.n * 4, 1)});
+  for (int64_t splits = 2; splits <= std::min<int64_t>(most, kSplitsTriedEach); ++splits)
+    take_if_cheaper(splits);
+  const int64_t one_round = std::min(clusters / whole.units(), most);
+  if (one_round > kSplitsTriedEach) take_if_cheaper(one_round);
 }
 
 Cut choose(const Product& p, const DeviceFacts& facts, const Choice& choice, double& least) {
   Cut best{};
   least = INFINITY;
   for (int tile = 0; tile < kTileCount; ++tile) {
-    if (choice.tile >= 0 ? tile != choice.tile : !kTiles[tile].promote && !p.use_fast_accum) continue;
+    const Tile& t = kTiles[tile];
+    if (choice.tile >= 0 ? tile != choice.tile : !t.promote && !p.use_fast_accum) continue;
+    const bool along_m = t.shares_x() == t.swapped;
     for (int cluster = 1; cluster <= 2; ++cluster) {
       if (choice.cluster > 0 && cluster != choice.cluster) continue;
-      // Halves of eight rows would not start at a repetition of the swizzle; and two blocks of an SM
-      // have the operand in L1's reach anyway.
-      if (choice.cluster < 0 && cluster > 1 && kTiles[tile].blocks_per_sm > 1) continue;
+      // A second tile that is all outside of the matrix would be work for nothing.
+      const int64_t tiles = along_m ? ceil_div(p.m, t.swapped ? t.columns : t.rows)
+                                    : ceil_div(p.n, t.swapped ? t.rows : t.columns);
+      if (choice.cluster < 0 && tiles < cluster) continue;
       consider(p, facts, tile, cluster, choice, best, least);
     }
   }
