@@ -42,6 +42,7 @@ __device__ __forceinline__ void multiply_promoting(Sums<kTile>& sums, Ring<kTile
   for (int slice = 0; slice < kShape.slices(); ++slice)
 #pragma unroll
     for (int i = 0; i < kCount; ++i) sums.of[slice][i] = 0.f;
+#pragma unroll 1
   for (int k = work.k_begin; k < work.k_end; ++k, ring.advance()) {
     ring.wait_until_full();
 #pragma unroll
@@ -67,6 +68,7 @@ __device__ __forceinline__ void multiply_fast(Sums<kTile>& sums, Ring<kTile>& ri
                                               const Work& work, int warpgroup) {
   static_assert(kTiles[kTile].slices() == 1);
   int before = -1;
+#pragma unroll 1
   for (int k = work.k_begin; k < work.k_end; ++k, ring.advance()) {
     ring.wait_until_full();
     ptx::hold(sums.of[0]);
