@@ -83,6 +83,8 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, fen
         )
         monkeypatch.setattr(native, "cuda", device)
         monkeypatch.setattr(native, "cuda_why_not", lambda name, tensor: None)
+        monkeypatch.setattr(native, "cuda_architecture", lambda tensor: device.facts.architecture)
+        skip_where_refused(request)
     elif name in ("cuda", "triton") and not torch.cuda.is_available():
         pytest.skip(f"{name}: no CUDA device")
     if name != "cpu":
@@ -96,6 +98,14 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, fen
         pytest.skip(f"cpu: {why}")
     yield name
     native.set_cpu_capability(before)
+
+
+def skip_where_refused(request: pytest.FixtureRequest) -> None:
+    """An op need not have CUDA kernels for every architecture."""
+    op = OPS.get(request.module.__name__.rpartition(".")[2].removeprefix("test_"))
+    why = None if op is None else op.explain(*op.bind(*op.example(torch.device("cpu"))))["cuda"]
+    if why is not None:
+        pytest.skip(f"emulated: {why}")
 
 
 @pytest.fixture
