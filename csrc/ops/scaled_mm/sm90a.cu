@@ -32,8 +32,10 @@ __device__ __forceinline__ void scaled_mm(const Params& p) {
   const int warpgroup = __shfl_sync(~0u, threadIdx.x / kWarpgroup, 0);  // known to be uniform
   Ring<kTile> ring(shared);
   if (threadIdx.x == 0) ring.initialise(p.cluster);
-  __syncthreads();
-  if (p.cluster > 1) ptx::sync_cluster();
+  if (p.cluster > 1)
+    ptx::sync_cluster();
+  else
+    __syncthreads();
   if (warpgroup == kShape.consumers) {
     ptx::shrink_registers<kProducerRegisters>();
     if (threadIdx.x % kWarpgroup == 0) produce<kTile>(p, ring);
