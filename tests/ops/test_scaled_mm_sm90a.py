@@ -262,9 +262,9 @@ def loops(sass: str) -> list[list[str]]:
     return found
 
 
-def main_loop(kernel: assembled.Assembled) -> Counter[str]:
+def main_loop_of(sass: str) -> Counter[str]:
     """The innermost loop with matrix instructions, by family of opcode."""
-    body = min((body for body in loops(kernel.sass) if any(c.startswith("QGMMA") for c in body)), key=len)
+    body = min((body for body in loops(sass) if any(c.startswith("QGMMA") for c in body)), key=len)
     return Counter(code.split(".")[0] for code in body) + Counter(total=len(body))
 
 
@@ -282,7 +282,7 @@ def test_sass(tile):
         assert kernel.count("LDL|STL") == 0
         assert kernel.count("UTMALDG") == 3
         assert kernel.count("UTMASTG") == kernel.count("UTMAREDG") == 1
-        body = main_loop(kernel)
+        body = main_loop_of(kernel.sass)
         blocks, rest = divmod(body["QGMMA"], 4 * tile.slices)
         assert blocks in (1, 2, 4), "of K, unrolled"
         assert rest == 0
@@ -299,7 +299,52 @@ def test_no_spills_and_no_serialised_products():
         for kernel in of_tile(tile):
             waits = [c for body in loops(kernel.sass) for c in body if c.startswith("WARPGROUP.DEPBAR")]
             assert waits
-            body = main_loop(kernel)
+            body = main_loop_of(kernel.sass)
             assert body["WARPGROUP"] <= 2 * body["QGMMA"] // 4, "one arrive and one wait for each block of K and slice"
 
 
+def plan_of(M: int, N: int, K: int, out_dtype: torch.dtype = BF16, accumulate: bool = False, fast: bool = False) -> str:
+    """In words. The memory is not touched, so it costs nothing."""
+    a, b = (torch.empty(rows, K, dtype=E4M3) for rows in (M, N))
+    out = torch.empty(M, N, dtype=out_dtype)
+    return str(EmulatedDevice("sm_90a").scaled_mm_plan(a, b, *SCALES, None, out, accumulate, fast))
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ((8192, 8192, 8192), "256x128, .* clusters of 2, K in 1, grid 132"),
+        ((2048, 2048, 2048), "256x128, "),
+        ((1, 4096, 4096), "128x16_swapped, "),
+        ((40, 8192, 8192), "128x64_swapped, |128x16_swapped, |64x128, "),
+        ((768, 768, 16384), "256x128, .* K in [4-9], "),
+        ((64, 64, 100_000), "K in [1-9][0-9], "),
+        ((8, 8, 0), "K is 0"),
+    ],
+    ids=str,
+)
+def test_plan(shape, words):
+    assert re.match(f".*?({words})", plan_of(*shape))
+
+
+def test_fast_accumulation_takes_the_wider_tile():
+    assert plan_of(8192, 8192, 8192, fast=True).startswith("128x256_fast")
+    assert "fast" not in plan_of(8192, 8192, 8192)
+
+
+def test_the_page_shows_the_plans_that_are_made():
+    page = (emulated.ROOT / "docs/ops/scaled_mm.md").read_text()
+    rows = re.findall(r"^\| (\d+) x (\d+) x (\d+) \| ([^|]*) \| (.*cycles a block of K) \|$", page, re.MULTILINE)
+    assert len(rows) >= 10
+    for M, N, K, what, words in rows:
+        into_fp32 = "grad_w" in what
+        shape = (int(M), int(N), int(K))
+        assert plan_of(*shape, FP32 if into_fp32 else BF16, accumulate=into_fp32, fast="fast" in what) == words
+
+
+def test_workspace_stays_within_l2():
+    device = EmulatedDevice("sm_90a")
+    for M, N, K in ((768, 3072, 16384), (64, 64, 100_000), (512, 512, 65536), (1, 16384, 16384)):
+        a, b, out = torch.empty(M, K, dtype=E4M3), torch.empty(N, K, dtype=E4M3), torch.empty(M, N, dtype=BF16)
+        size = device.scaled_mm_sm90a_workspace(a, b, *SCALES, None, out, False, False, -1, -1, -1)
+        assert size <= 2 * device.facts.l2_bytes, "rows are filled up to whole tiles"

@@ -44,23 +44,25 @@ class Epilogue {
     if (p.dequant_scale_a != nullptr) factor_ = __fmul_rn(*p.dequant_scale_a, *p.dequant_scale_b);
   }
 
-  // Before the products, which hide the latency. Without a bias -0, which no sum is changed by.
+  // Before the products, which hide the latency.
   __device__ __forceinline__ void fetch_bias(const Work& work) {
+    if (p_.bias == nullptr) return;
     const int first = first_bias(work);
 #pragma unroll
     for (int i = 0; i < kBiasPerThread; ++i) {
       const int j = first + i * kWarpgroup + thread_;
-      held_bias_[i] = p_.bias != nullptr && j < p_.n ? load_element(p_.bias, j, p_.bias_type)
-                                                     : -0.f;
+      held_bias_[i] = j < p_.n ? load_element(p_.bias, j, p_.bias_type) : 0.f;
     }
   }
 
   __device__ __forceinline__ void finish(const Sums<kTile>& sums, const Work& work) {
+    if (p_.bias != nullptr) {
 #pragma unroll
-    for (int i = 0; i < kBiasPerThread; ++i)
-      if (i * kWarpgroup + thread_ < kShape.bias_values())
-        store_shared(bias_ + (i * kWarpgroup + thread_) * 4, held_bias_[i]);
-    ptx::sync_warpgroup(barrier());
+      for (int i = 0; i < kBiasPerThread; ++i)
+        if (i * kWarpgroup + thread_ < kShape.bias_values())
+          store_shared(bias_ + (i * kWarpgroup + thread_) * 4, held_bias_[i]);
+      ptx::sync_warpgroup(barrier());
+    }
     emit_all(sums, work);
   }
 
@@ -129,7 +131,7 @@ class Epilogue {
 #pragma unroll
       for (int tile = 0; tile < 2; ++tile) {
         const int at = first + column + tile * 8;
-        const float2 bias = load_shared_pair(bias_ + (at + lane_ % 4 * 2) * 4);
+        const float2 bias = bias_pair(at + lane_ % 4 * 2);
         const float* sum = d + at / 2;
 #pragma unroll
         for (int half = 0; half < 2; ++half)
@@ -152,7 +154,7 @@ class Epilogue {
     for (int step = 0; step < 4; ++step) {
       const int even_at = first + step * 8, odd_at = first + (step ^ 2) * 8;
       const int tile = odd ? step ^ 2 : step;
-      const float2 bias = load_shared_pair(bias_ + (first + tile * 8 + lane_ % 4 * 2) * 4);
+      const float2 bias = bias_pair(first + tile * 8 + lane_ % 4 * 2);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int even_i = even_at / 2 + half * 2, odd_i = odd_at / 2 + half * 2;
@@ -195,7 +197,14 @@ class Epilogue {
     }
   }
 
+  // Without a bias -0, which changes no sum.
+  __device__ __forceinline__ float2 bias_pair(int column) const {
+    float2 pair = {-0.f, -0.f};
+    if (p_.bias != nullptr) pair = load_shared_pair(bias_ + column * 4);
+    return pair;
+  }
   __device__ __forceinline__ float2 swapped_bias() const {
+    if (p_.bias == nullptr) return {-0.f, -0.f};
     const uint32_t at = bias_ + (warp_ * 16 + lane_ / 4) * 4;
     return {load_shared(at), load_shared(at + 8 * 4)};
   }
@@ -251,7 +260,7 @@ class Epilogue {
   const uint32_t panels_, bias_;
   const int warpgroup_, thread_, warp_, lane_;
   float factor_ = 1.f;
-  float held_bias_[kBiasPerThread];
+  float held_bias_[kBiasPerThread] = {};
   int turn_ = 0;
 };
 

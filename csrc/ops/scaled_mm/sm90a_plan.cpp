@@ -263,15 +263,23 @@ int64_t workspace_bytes(const Product& product, const DeviceFacts& facts) {
   return plan(product, facts, nullptr).workspace_bytes;
 }
 
-std::string describe(const Product& product, const DeviceFacts& facts) {
-  const Plan found = plan(product, facts, nullptr);
+std::string describe(const Product& p, const DeviceFacts& facts) {
+  const Plan found = plan(p, facts, nullptr);
   if (found.tile < 0) return "K is 0: bias and out only";
+  const Tile& t = kTiles[found.tile];
   const Params& k = found.params;
-  char text[256];
+  const double needed = (double)p.m * p.n * p.k / kMultiplyAdds / facts.sm_count;
+  // Of the busiest SM's main loop: what its CTAs have TMA bring.
+  const double rounds = (double)ceil_div(k.units, std::max(facts.sm_count / found.cluster, 1));
+  const double tma = rounds * k.k_blocks_per_split * t.stage_bytes() / found.cycles;
+  const double promotion = t.promote ? (double)t.rows * t.columns / 128 : 0;  // 128 FP32 lanes
+  char text[320];
   std::snprintf(text, sizeof(text),
-                "%s, %d x %d tiles in clusters of %d, K in %d, grid %u, modelled at %.0f cycles",
-                kTiles[found.tile].name, k.x_tiles, k.y_tiles, found.cluster, found.splits,
-                found.shape.grid.x, found.cycles);
+                "%s, %d x %d in clusters of %d, K in %d, grid %u, %.0f round%s; model: %.0f cycles, "
+                "tensor cores %.0f %%, TMA %.0f B/cycle, promotion %.0f of %.0f cycles a block of K",
+                t.name, k.x_tiles, k.y_tiles, found.cluster, found.splits, found.shape.grid.x,
+                rounds, rounds > 1 ? "s" : "", found.cycles, 100 * needed / found.cycles, tma, promotion,
+                block_cycles(t, found.cluster));
   return text;
 }
 
