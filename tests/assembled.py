@@ -29,6 +29,7 @@ class Assembled:
     spilled: int
     static_shared: int
     sass: str
+    warnings: tuple[str, ...] = ()  # of ptxas, about the whole file
 
     @property
     def instructions(self) -> list[str]:
@@ -82,6 +83,7 @@ def assemble(file: str, target: str) -> dict[str, Assembled]:
 def _resources(report: str, sass: dict[str, str]) -> list[tuple[str, Assembled]]:
     """From what `ptxas -v` says of each entry function."""
     found = []
+    warnings = tuple(line for line in report.splitlines() if "warning" in line or "(C75" in line)
     for part in report.split("Compiling entry function '")[1:]:
         name = part.split("'")[0]
         stack, stores, loads = map(
@@ -89,7 +91,8 @@ def _resources(report: str, sass: dict[str, str]) -> list[tuple[str, Assembled]]
         )  # type: ignore[union-attr]
         registers = int(re.search(r"Used (\d+) registers", part)[1])  # type: ignore[index]
         shared = re.search(r"(\d+) bytes smem", part)
-        found.append((name, Assembled(registers, stack, stores + loads, int(shared[1]) if shared else 0, sass[name])))
+        static_shared = int(shared[1]) if shared else 0
+        found.append((name, Assembled(registers, stack, stores + loads, static_shared, sass[name], warnings)))
     return found
 
 

@@ -46,16 +46,16 @@ TensorMap ask_driver(const MatrixMap& d) {
   alignas(128) CUtensorMap map;  // CUDA 13 declares 128, earlier releases 64
   const cuuint64_t sizes[2] = {d.columns, d.rows}, pitch[1] = {d.pitch_bytes};
   const cuuint32_t box[2] = {d.box_columns, d.box_rows}, steps[2] = {1, 1};
-  const CUresult error = encoder(
-      &map, data_type(d.element), 2, const_cast<void*>(d.address), sizes, pitch, box, steps,
-      CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult error =
+      encoder(&map, data_type(d.element), 2, const_cast<void*>(d.address), sizes, pitch, box, steps,
+              CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (error != CUDA_SUCCESS)
-    throw std::runtime_error(
-        "mpkernels: the driver refuses a tensor map (error " + std::to_string(error) + ") of " +
-        std::to_string(d.rows) + " x " + std::to_string(d.columns) + " elements, pitch " +
-        std::to_string(d.pitch_bytes) + " bytes, box " + std::to_string(d.box_rows) + " x " +
-        std::to_string(d.box_columns));
+    throw std::runtime_error("mpkernels: the driver refuses a tensor map (error " +
+                             std::to_string(error) + ") of " + std::to_string(d.rows) + " x " +
+                             std::to_string(d.columns) + " elements, pitch " +
+                             std::to_string(d.pitch_bytes) + " bytes, box " +
+                             std::to_string(d.box_rows) + " x " + std::to_string(d.box_columns));
   return std::bit_cast<TensorMap>(map);
 }
 

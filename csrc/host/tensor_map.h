@@ -18,9 +18,9 @@ constexpr int element_bytes(MapElement e) {
 }
 
 // A row-major matrix and the box of it that an instruction moves, which lies in shared memory as
-// dense rows of at most 128 bytes, swizzled over 128: the 16-byte chunk c of row r is at c ^ (r % 8).
-// One layout for the recording of launches, which keeps it in place of the opaque bytes: 128 bytes,
-// no padding.
+// dense rows of at most 128 bytes, swizzled over 128: the 16-byte chunk c of row r is at c ^ (r %
+// 8). One layout for the recording of launches, which keeps it in place of the opaque bytes: 128
+// bytes, no padding.
 struct MatrixMap {
   char mark[16] = {'m', 'p', 'k', ' ', 't', 'e', 'n', 's', 'o', 'r', ' ', 'm', 'a', 'p'};
   const void* address;  // a multiple of 16

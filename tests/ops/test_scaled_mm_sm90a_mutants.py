@@ -1,5 +1,8 @@
-"""Nothing of the Hopper kernels' synchronisation can be left out: the emulator notices each barrier, wait, fence, commit and
-arrival that is deleted, and each wrong expect_tx, or it is said here why it need not."""
+"""Nothing of the Hopper kernels' synchronisation can be left out.
+
+The emulator notices each barrier, wait, fence, commit and arrival that is deleted, and each wrong expect_tx, or it is said here
+why it need not.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +45,8 @@ CASES = {
 }
 # By how the deleted instruction begins.
 NEED_NOT_BE_SEEN = {
-    "fence.mbarrier_init": "the barrier of the block or of the cluster that follows orders the same for threads and for TMA issued"
-    " after it; the PTX ISA asks for the fence where other CTAs are to see it",
+    "fence.mbarrier_init": "the barrier of the block or of the cluster that follows orders the same for threads and for TMA"
+    " issued after it; the PTX ISA asks for the fence where other CTAs are to see it",
 }
 
 

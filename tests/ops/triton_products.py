@@ -8,7 +8,7 @@ import triton.language as tl
 
 @triton.jit
 def product(a_desc, b_desc, out_desc, dequant_scale_ptr, K, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, PROMOTE: tl.constexpr):
-    """out = (a . b^T) * dequant_scale, a tile a program; promoted to FP32 registers every BLOCK_K if asked for."""
+    """Stores (a . b^T) * dequant_scale, a tile a program; promoted to FP32 registers every BLOCK_K if asked for."""
     row, column = tl.program_id(0) * BLOCK, tl.program_id(1) * BLOCK
     total = tl.zeros((BLOCK, BLOCK), tl.float32)
     for k in range(0, K, BLOCK_K):

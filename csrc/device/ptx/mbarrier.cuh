@@ -1,5 +1,5 @@
-// mbarriers in shared memory: arrivals of threads and bytes of asynchronous copies complete a phase.
-// Barriers and memory are 32-bit shared addresses.
+// mbarriers in shared memory: arrivals of threads and bytes of asynchronous copies complete a
+// phase. Barriers and memory are 32-bit shared addresses.
 #pragma once
 
 #include <cstdint>
@@ -40,7 +40,8 @@ __device__ __forceinline__ void arrive_expecting(uint32_t barrier, uint32_t byte
                : "memory");
 }
 
-// The address that shared memory of this CTA has in CTA `rank` of the cluster, which may be this one.
+// The address that shared memory of this CTA has in CTA `rank` of the cluster, which may be this
+// one.
 __device__ __forceinline__ uint32_t address_in(uint32_t rank, uint32_t address) {
   uint32_t there;
   asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
@@ -48,8 +49,8 @@ __device__ __forceinline__ uint32_t address_in(uint32_t rank, uint32_t address) 
 }
 
 // One arrival, at an address from address_in. What it releases is reads by wgmma that have been
-// waited for, so the default scope is enough, as in CUTLASS's ClusterBarrier; .release.cluster would
-// cost a MEMBAR.
+// waited for, so the default scope is enough, as in CUTLASS's ClusterBarrier; .release.cluster
+// would cost a MEMBAR.
 __device__ __forceinline__ void arrive_in_cluster(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }

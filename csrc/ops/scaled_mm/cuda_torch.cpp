@@ -134,7 +134,8 @@ void bind_cuda(const Tensor& a, const Tensor& b, const Tensor& dequant_scale_a,
   kernels.run(p, device.facts(), memory, device.stream());
 }
 
-// Of Hopper's kernels one by one, where -1 leaves the choice to the plan: for tests and measurements.
+// Of Hopper's kernels one by one, where -1 leaves the choice to the plan: for tests and
+// measurements.
 sm90a::Choice choice_of(int64_t tile, int64_t splits, int64_t cluster) {
   MPK_CHECK(tile < sm90a::kTileCount && cluster <= 2, "scaled_mm_sm90a: no such tile or cluster");
   return {(int)tile, (int)splits, (int)cluster};
@@ -152,16 +153,15 @@ int64_t sm90a_workspace(const Tensor& a, const Tensor& b, const Tensor& dequant_
 
 void bind_sm90a(const Tensor& a, const Tensor& b, const Tensor& dequant_scale_a,
                 const Tensor& dequant_scale_b, const std::optional<Tensor>& bias, Tensor out,
-                bool accumulate, bool use_fast_accum, std::optional<Tensor> workspace,
-                int64_t tile, int64_t splits, int64_t cluster) {
+                bool accumulate, bool use_fast_accum, std::optional<Tensor> workspace, int64_t tile,
+                int64_t splits, int64_t cluster) {
   const OnDeviceOf device(a);
   const Product p = product_of(device, a, b, dequant_scale_a, dequant_scale_b, bias, out,
                                accumulate, use_fast_accum);
   const char* why = sm90a::why_not(p, device.facts());
   MPK_CHECK(why == nullptr, "scaled_mm_sm90a: ", why);
   void* memory = workspace ? workspace->mutable_data_ptr() : nullptr;
-  sm90a::Plan plan =
-      sm90a::plan(p, device.facts(), memory, choice_of(tile, splits, cluster));
+  sm90a::Plan plan = sm90a::plan(p, device.facts(), memory, choice_of(tile, splits, cluster));
   MPK_CHECK(plan.workspace_bytes == 0 || (workspace && workspace->numel() >= plan.workspace_bytes),
             "scaled_mm_sm90a: the workspace is too small");
   sm90a::run(plan, p, device.stream());

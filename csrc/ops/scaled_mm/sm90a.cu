@@ -1,16 +1,21 @@
 // FP8 GEMM for Hopper: TMA fills a ring of 128-byte-swizzled stages, wgmma reads it.
 //
 // The structure is that of DeepGEMM's sm90_fp8_gemm_1d2d, CUTLASS's cooperative FP8 kernels and
-// fast.cu: one producer warpgroup, of which one thread issues TMA, and one or two consumer warpgroups
-// with most of the registers; a static persistent walk in an order that keeps L2 warm; results by
-// stmatrix and TMA; in clusters of two, TMA multicasts the larger operand's tile to both. It differs in
-//   - the promotion: every 128 of K, by additions. DeepGEMM multiplies by block scales there; with one
+// fast.cu: one producer warpgroup, of which one thread issues TMA, and one or two consumer
+// warpgroups with most of the registers; a static persistent walk in an order that keeps L2 warm;
+// results by stmatrix and TMA; in clusters of two, TMA multicasts the larger operand's tile to
+// both. It differs in
+//   - the promotion: every 128 of K, by additions. DeepGEMM multiplies by block scales there; with
+//   one
 //     scale a tensor it can wait for the epilogue;
-//   - tiles: 256 x 128 with two slices of 64 rows a warpgroup (DeepGEMM has it too, CUTLASS not), since
+//   - tiles: 256 x 128 with two slices of 64 rows a warpgroup (DeepGEMM has it too, CUTLASS not),
+//   since
 //     it needs 3/4 of the bytes of 128 x 128 a product; 64 x 128 runs two blocks an SM;
-//   - small M: operands swapped, results transposed by stmatrix.trans on their way out (vLLM swaps by
+//   - small M: operands swapped, results transposed by stmatrix.trans on their way out (vLLM swaps
+//   by
 //     returning a transposed view);
-//   - K is split where tiles are few, partial sums are added in order by mpk_scaled_mm_finish: the same
+//   - K is split where tiles are few, partial sums are added in order by mpk_scaled_mm_finish: the
+//   same
 //     bytes every time, unlike with atomics.
 #include "ops/scaled_mm/sm90a_epilogue.cuh"
 #include "ops/scaled_mm/sm90a_finish.cuh"
@@ -22,7 +27,9 @@ namespace mpkernels::scaled_mm::sm90a {
 //   384 threads: 168; 40 * 128 + 232 * 256 = 168 * 384
 //   256 threads, two blocks: 128; 40 * 128 + 216 * 128 = 128 * 256
 constexpr int kProducerRegisters = 40;
-__host__ __device__ constexpr int consumer_registers(const Tile& t) { return t.consumers == 2 ? 232 : 216; }
+__host__ __device__ constexpr int consumer_registers(const Tile& t) {
+  return t.consumers == 2 ? 232 : 216;
+}
 
 template <int kTile, Fp8 kX, Fp8 kY>
 __device__ __forceinline__ void scaled_mm(const Params& p) {
@@ -64,10 +71,10 @@ __device__ __forceinline__ void scaled_mm(const Params& p) {
 // The tile's index in kTiles.
 #define MPK_SM90A_KERNEL(name, tile, x, y)                                                        \
   extern "C" __global__ void __launch_bounds__(                                                   \
-      mpkernels::scaled_mm::sm90a::kTiles[tile].threads(),                                          \
-      mpkernels::scaled_mm::sm90a::kTiles[tile].blocks_per_sm)                                      \
-      mpk_scaled_mm_sm90a_##name(const __grid_constant__ mpkernels::scaled_mm::sm90a::Params p) {   \
-    mpkernels::scaled_mm::sm90a::scaled_mm<tile, mpkernels::Fp8::x, mpkernels::Fp8::y>(p);               \
+      mpkernels::scaled_mm::sm90a::kTiles[tile].threads(),                                        \
+      mpkernels::scaled_mm::sm90a::kTiles[tile].blocks_per_sm)                                    \
+      mpk_scaled_mm_sm90a_##name(const __grid_constant__ mpkernels::scaled_mm::sm90a::Params p) { \
+    mpkernels::scaled_mm::sm90a::scaled_mm<tile, mpkernels::Fp8::x, mpkernels::Fp8::y>(p);        \
   }
 #define MPK_SM90A_TILE(name, tile)                       \
   MPK_SM90A_KERNEL(name##_e4m3_e4m3, tile, kE4M3, kE4M3) \
@@ -88,13 +95,11 @@ extern "C" __global__ void __launch_bounds__(mpkernels::scaled_mm::sm90a::kFinis
 
 namespace mpkernels::scaled_mm::sm90a {
 
-#define MPK_SM90A_ENTRIES(name)                                                                   \
-  {                                                                                               \
-    MPK_KERNEL_ENTRY(mpk_scaled_mm_sm90a_##name##_e4m3_e4m3),                                     \
-        MPK_KERNEL_ENTRY(mpk_scaled_mm_sm90a_##name##_e4m3_e5m2),                                 \
-        MPK_KERNEL_ENTRY(mpk_scaled_mm_sm90a_##name##_e5m2_e4m3),                                 \
-        MPK_KERNEL_ENTRY(mpk_scaled_mm_sm90a_##name##_e5m2_e5m2)                                  \
-  }
+#define MPK_SM90A_ENTRIES(name)                              \
+  {MPK_KERNEL_ENTRY(mpk_scaled_mm_sm90a_##name##_e4m3_e4m3), \
+   MPK_KERNEL_ENTRY(mpk_scaled_mm_sm90a_##name##_e4m3_e5m2), \
+   MPK_KERNEL_ENTRY(mpk_scaled_mm_sm90a_##name##_e5m2_e4m3), \
+   MPK_KERNEL_ENTRY(mpk_scaled_mm_sm90a_##name##_e5m2_e5m2)}
 // [tile][2 * format of X + format of Y]
 static const Kernel kKernels[kTileCount][4] = {
     MPK_SM90A_ENTRIES(256x128),        MPK_SM90A_ENTRIES(128x128),

@@ -68,8 +68,8 @@ constexpr Tile kTiles[] = {
 };
 constexpr int kTileCount = sizeof(kTiles) / sizeof(Tile);
 
-// How results leave. Tiles, stored or added, go by TMA; elements by ordinary stores, for an out that
-// TMA cannot address, and to add to a 16-bit out, whose sums must be rounded once.
+// How results leave. Tiles, stored or added, go by TMA; elements by ordinary stores, for an out
+// that TMA cannot address, and to add to a 16-bit out, whose sums must be rounded once.
 enum class Emit : int32_t { kTile, kAddTile, kElements };
 
 struct alignas(64) Params {
@@ -111,8 +111,8 @@ struct Plan {
   int splits = 0, cluster = 1;
   LaunchShape shape{{0}}, finish_shape{{0}};  // no blocks: not launched
   int64_t workspace_bytes = 0;
-  double cycles = 0;     // by the model, for the choice among plans
-  MatrixMap x, y, out;   // to be encoded into params
+  double cycles = 0;    // by the model, for the choice among plans
+  MatrixMap x, y, out;  // to be encoded into params
   Params params{};
   FinishParams finish{};
 };

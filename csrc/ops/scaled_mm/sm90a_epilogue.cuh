@@ -82,8 +82,8 @@ class Epilogue {
     const bool fp32 = p_.out_type == HighPrecision::kFloat32 || p_.emit == Emit::kElements;
     const int width = fp32 ? kFp32Columns : kHalfColumns;
     const int panels = kColumns / width;  // of a slice
-    int row = work.split * p_.split_rows + (kShape.swapped ? work.y_tile * kShape.columns
-                                                           : work.x_tile * kShape.rows);
+    int row = work.split * p_.split_rows +
+              (kShape.swapped ? work.y_tile * kShape.columns : work.x_tile * kShape.rows);
     int column = kShape.swapped ? first_bias(work) : work.y_tile * kShape.columns;
     if (!kShape.swapped) row += warpgroup_ * kShape.slices() * 64;
 #pragma unroll 1
@@ -135,8 +135,8 @@ class Epilogue {
         const float* sum = d + at / 2;
 #pragma unroll
         for (int half = 0; half < 2; ++half)
-          v[tile * 2 + half] = pack<kOut>(finished(sum[half * 2], bias.x),
-                                          finished(sum[half * 2 + 1], bias.y));
+          v[tile * 2 + half] =
+              pack<kOut>(finished(sum[half * 2], bias.x), finished(sum[half * 2 + 1], bias.y));
       }
       ptx::store_matrices<false>(
           chunk_of(panel(), warp_ * 16 + lane_ % 16, column / 8 + lane_ / 16), v);

@@ -4,8 +4,8 @@
 //   4096 FP8 multiply-adds of the tensor cores (1979 TFLOP/s on 132 SMs at 1.83 GHz);
 //   128 bytes of shared memory: what wgmma reads (both operands of every 64 rows) and TMA writes;
 //   46 bytes from L2 (DeepGEMM's cost model has 8e6 / 1.3e3 for 132 SMs), multicast counted once;
-// and of all SMs together 1900 bytes from memory (3.35 TB/s at 1.755 GHz). Absolute times would need
-// a GPU to be trusted; the choice needs ratios only.
+// and of all SMs together 1900 bytes from memory (3.35 TB/s at 1.755 GHz). Absolute times would
+// need a GPU to be trusted; the choice needs ratios only.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -19,8 +19,8 @@ constexpr double kMultiplyAdds = 4096, kSharedBytes = 128, kL2Bytes = 46, kMemor
 // What fits beside the slowest resource still costs a little. Decides ties: for multicast, and for
 // smaller tiles where memory is the limit.
 constexpr double kBeside = 1.0 / 16;
-constexpr double kStart = 1500;      // of a launch: until the first stage has arrived
-constexpr double kTileStart = 500;   // of a tile: barriers, the last product's latency
+constexpr double kStart = 1500;     // of a launch: until the first stage has arrived
+constexpr double kTileStart = 500;  // of a tile: barriers, the last product's latency
 constexpr double kSecondLaunch = 2500;
 constexpr int kFewestBlocksOfSplit = 4;  // else filling and draining the ring is most of the work
 constexpr int kMostSplits = 64, kSplitsTriedEach = 8;
@@ -67,7 +67,8 @@ double cycles(const Product& p, const Cut& c, const DeviceFacts& facts) {
   const bool split = c.splits > 1;
   const double out_bytes = split ? 4 : (double)bytes_of(p.out_type) * (p.accumulate ? 2 : 1);
   // Two blocks on an SM hide each other's epilogue.
-  const double epilogue = (kTileStart + t.rows * t.columns * out_bytes / kL2Bytes) / t.blocks_per_sm;
+  const double epilogue =
+      (kTileStart + t.rows * t.columns * out_bytes / kL2Bytes) / t.blocks_per_sm;
   const double busy =
       (double)rounds * ((double)c.k_blocks_per_split * block_cycles(t, c.cluster) + epilogue);
   const double moved = ((double)p.m + p.n) * p.k + (double)p.m * p.n * out_bytes * c.splits;
@@ -79,8 +80,8 @@ double cycles(const Product& p, const Cut& c, const DeviceFacts& facts) {
   return total;
 }
 
-// K is split only where tiles leave SMs idle, into as many as fill one round of the grid, or into few
-// for which a last round is nearly full. Partial sums must stay in L2.
+// K is split only where tiles leave SMs idle, into as many as fill one round of the grid, or into
+// few for which a last round is nearly full. Partial sums must stay in L2.
 void consider(const Product& p, const DeviceFacts& facts, int tile, int cluster,
               const Choice& choice, Cut& best, double& least) {
   const auto take_if_cheaper = [&](int64_t splits) {
@@ -168,11 +169,24 @@ void plan_finish(Plan& plan, const Product& p, const DeviceFacts& facts, const f
                  int64_t partial_pitch, int64_t split_stride) {
   const int64_t element = bytes_of(p.out_type);
   const bool wide = (uintptr_t)p.out % (4 * element) == 0 && (p.m == 1 || p.out_pitch % 4 == 0);
-  plan.finish = {partials,      partial_pitch, split_stride, p.dequant_scale_a, p.dequant_scale_b,
-                 p.bias,        p.out,         p.out_pitch,  p.m,               p.n,
-                 plan.splits,   p.out_type,    p.bias_type,  p.accumulate,      wide};
+  plan.finish = {partials,
+                 partial_pitch,
+                 split_stride,
+                 p.dequant_scale_a,
+                 p.dequant_scale_b,
+                 p.bias,
+                 p.out,
+                 p.out_pitch,
+                 p.m,
+                 p.n,
+                 plan.splits,
+                 p.out_type,
+                 p.bias_type,
+                 p.accumulate,
+                 wide};
   const int64_t blocks = ceil_div(p.m * ceil_div(p.n, 4), kFinishThreads);
-  const int64_t resident = (int64_t)facts.sm_count * (threads_per_sm(facts.architecture) / kFinishThreads);
+  const int64_t resident =
+      (int64_t)facts.sm_count * (threads_per_sm(facts.architecture) / kFinishThreads);
   plan.finish_shape = {{(uint32_t)std::min(blocks, resident)}, {kFinishThreads}};
 }
 
@@ -274,12 +288,13 @@ std::string describe(const Product& p, const DeviceFacts& facts) {
   const double tma = rounds * k.k_blocks_per_split * t.stage_bytes() / found.cycles;
   const double promotion = t.promote ? (double)t.rows * t.columns / 128 : 0;  // 128 FP32 lanes
   char text[320];
-  std::snprintf(text, sizeof(text),
-                "%s, %d x %d in clusters of %d, K in %d, grid %u, %.0f round%s; model: %.0f cycles, "
-                "tensor cores %.0f %%, TMA %.0f B/cycle, promotion %.0f of %.0f cycles a block of K",
-                t.name, k.x_tiles, k.y_tiles, found.cluster, found.splits, found.shape.grid.x,
-                rounds, rounds > 1 ? "s" : "", found.cycles, 100 * needed / found.cycles, tma, promotion,
-                block_cycles(t, found.cluster));
+  std::snprintf(
+      text, sizeof(text),
+      "%s, %d x %d in clusters of %d, K in %d, grid %u, %.0f round%s; model: %.0f cycles, "
+      "tensor cores %.0f %%, TMA %.0f B/cycle, promotion %.0f of %.0f cycles a block of K",
+      t.name, k.x_tiles, k.y_tiles, found.cluster, found.splits, found.shape.grid.x, rounds,
+      rounds > 1 ? "s" : "", found.cycles, 100 * needed / found.cycles, tma, promotion,
+      block_cycles(t, found.cluster));
   return text;
 }
 

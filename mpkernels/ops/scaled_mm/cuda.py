@@ -44,7 +44,7 @@ def run(
     if bias is not None:
         bias = bias.contiguous()
     arguments = (_rows(a), _rows(b), dequant_scale_a, dequant_scale_b, bias, out, accumulate, use_fast_accum)
-    size = _workspace_bytes(arguments)
+    size = _workspace_bytes(*arguments)
     workspace = a.new_empty(size, dtype=torch.uint8) if size else None
     native.cuda.scaled_mm(*arguments, workspace)
 
@@ -53,16 +53,23 @@ MOST_SIZES = 4096
 _sizes: dict[tuple[object, ...], int] = {}
 
 
-def _workspace_bytes(arguments: tuple[object, ...]) -> int:
+def _workspace_bytes(
+    a: Tensor,
+    b: Tensor,
+    dequant_scale_a: Tensor,
+    dequant_scale_b: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+    accumulate: bool,
+    use_fast_accum: bool,
+) -> int:
     """For partial sums, where K is split. It depends on what is in the key only, and asking costs a call."""
-    a, b, _, _, _, out, accumulate, use_fast_accum = arguments
-    assert isinstance(a, Tensor) and isinstance(b, Tensor) and isinstance(out, Tensor)
-    architecture = native.cuda_architecture(a)
-    key = (*a.shape, b.shape[0], out.dtype, accumulate, use_fast_accum, a.device, architecture)
+    key = (*a.shape, b.shape[0], out.dtype, accumulate, use_fast_accum, a.device, native.cuda_architecture(a))
     size = _sizes.get(key)
     if size is None:
         if len(_sizes) >= MOST_SIZES:
             _sizes.clear()
+        arguments = (a, b, dequant_scale_a, dequant_scale_b, bias, out, accumulate, use_fast_accum)
         size = _sizes[key] = int(native.cuda.scaled_mm_workspace(*arguments))
     return size
 
