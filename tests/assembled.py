@@ -34,6 +34,7 @@ class Assembled:
     static_shared: int
     largest_block: int
     sass: str
+    warnings: tuple[str, ...] = ()  # of ptxas, about the whole file
 
     @property
     def listing(self) -> list[tuple[int, str]]:
@@ -106,6 +107,7 @@ def _assemble(file: Path, target: str, ptx: str, *flags: str) -> dict[str, Assem
 def _resources(report: str, sass: dict[str, str], blocks: dict[str, int]) -> list[tuple[str, Assembled]]:
     """From what `ptxas -v` says of each entry function."""
     found = []
+    warnings = tuple(line for line in report.splitlines() if "warning" in line or "(C75" in line)
     for part in report.split("Compiling entry function '")[1:]:
         name = part.split("'")[0]
         stack, stores, loads = map(
@@ -114,7 +116,7 @@ def _resources(report: str, sass: dict[str, str], blocks: dict[str, int]) -> lis
         registers = int(re.search(r"Used (\d+) registers", part)[1])  # type: ignore[index]
         shared = re.search(r"(\d+) bytes smem", part)
         static_shared = int(shared[1]) if shared else 0
-        found.append((name, Assembled(registers, stack, stores + loads, static_shared, blocks[name], sass[name])))
+        found.append((name, Assembled(registers, stack, stores + loads, static_shared, blocks[name], sass[name], warnings)))
     return found
 
 
