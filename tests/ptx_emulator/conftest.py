@@ -39,13 +39,14 @@ def rejection(ptx: str) -> str | None:
     target = re.search(r"^\s*\.target\s+(\w+)", ptx, re.MULTILINE)
     command = ["ptxas", "--opt-level", "0", f"--gpu-name={target[1] if target else 'sm_90a'}", "-o", "/dev/null", "/dev/stdin"]
     done = subprocess.run(command, input=ptx, capture_output=True, text=True)
-    return done.stderr if done.returncode else None
+    too_old = "Unsupported .version" in done.stderr
+    return done.stderr if done.returncode and not too_old else None
 
 
 @pytest.fixture(autouse=True)
 def _assembled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Where there is a ptxas, it must accept the PTX by hand that a test launches: the emulator may tolerate what it should not."""
-    if shutil.which("ptxas") is None:
+    """Where there is a ptxas, it must accept what a test writes by hand and launches: the emulator may tolerate too much."""
+    if shutil.which("ptxas") is None or request.node.get_closest_marker("not_assembled"):
         yield
         return
     texts: list[tuple[ModuleText, str]] = []
@@ -66,7 +67,4 @@ def _assembled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(api, "check_launch", note)
     yield
     rejected = [why for module, ptx in texts if any(module is each for each in launched) and (why := rejection(ptx))]
-    if request.node.get_closest_marker("not_assembled"):
-        assert rejected, "ptxas accepts it: the mark not_assembled can go"
-    else:
-        assert not rejected, rejected[0]
+    assert not rejected, rejected[0]
