@@ -185,9 +185,10 @@ def test_rounds_once(backend, device, out_dtype, shape):
 def test_epilogue_keeps_the_order_of_the_formula(backend, device):
     a = torch.ones(3, 1).to(E4M3).to(device)
     b, one, tiny = torch.ones(20, 1).to(E4M3).to(device), torch.ones((), device=device), torch.tensor(2.0**-80, device=device)
-    bias, out = torch.full((20,), 2.0**30, device=device), torch.full((3, 20), -(2.0**30), device=device)
-    mp.scaled_mm(a, b, one, one, bias=bias, out=out, accumulate=True, backend=backend)
-    assert (out == 0).all(), "(1 + 2^30) - 2^30 in FP32: the bias comes before out"
+    for N in (20, 19):
+        bias, out = torch.full((N,), 2.0**-24, device=device), torch.full((3, N), -1.0, device=device)
+        mp.scaled_mm(a, b[:N], one, one, bias=bias, out=out, accumulate=True, backend=backend)
+        assert (out == 0).all(), "(1 + 2^-24) - 1 in FP32: the bias comes before out"
     result = mp.scaled_mm(a, b, tiny, tiny, out_dtype=torch.float32, backend=backend)
     assert (result == 0).all(), "2^-80 * 2^-80 underflows: the scales are multiplied first"
     huge = torch.tensor(2.0**100, device=device)

@@ -111,7 +111,8 @@ __device__ __forceinline__ void store_tile(const MmaParams& p, const float* stag
 }
 
 // sums[i][j][r]: element r of the 16 x 8 tile (i, j) of the warp's part of the tile at (m, n).
-// `factor`: a power of two that the sums are still to be multiplied by, exactly.
+// `factor`: a power of two that the sums are still to be multiplied by, exactly. The stage lies
+// where the operands were; everyone's last read of them came before the main loop's last barrier.
 template <class Tile>
 __device__ __forceinline__ void finish(const MmaParams& p, float* stage,
                                        const float (&sums)[Tile::kMmaM][Tile::kMmaN][4],
@@ -120,7 +121,6 @@ __device__ __forceinline__ void finish(const MmaParams& p, float* stage,
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int row = warp / Tile::kWarpsN * Tile::kMmaM * 16 + lane / 4;
   const int column = warp % Tile::kWarpsN * Tile::kMmaN * 8 + lane % 4 * 2;
-  __syncthreads();  // the stages of the operands are read
 #pragma unroll
   for (int i = 0; i < Tile::kMmaM; ++i)
 #pragma unroll
