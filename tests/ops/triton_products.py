@@ -21,7 +21,9 @@ def product(a_ptr, b_ptr, out_ptr, N, K, BLOCK_M: tl.constexpr, BLOCK_N: tl.cons
 
 
 @triton.jit
-def product_by_tma(a_desc, b_desc, out_desc, dequant_scale_ptr, K, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, PROMOTE: tl.constexpr):
+def product_by_tma(
+    a_desc, b_desc, out_desc, dequant_scale_ptr, K, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, PROMOTE: tl.constexpr
+):
     """Stores (a . b^T) * dequant_scale, a tile a program; promoted to FP32 registers every BLOCK_K if asked for."""
     row, column = tl.program_id(0) * BLOCK, tl.program_id(1) * BLOCK
     total = tl.zeros((BLOCK, BLOCK), tl.float32)
