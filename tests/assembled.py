@@ -28,6 +28,7 @@ class Assembled:
     stack: int
     spilled: int
     static_shared: int
+    largest_block: int
     sass: str
     warnings: tuple[str, ...] = ()  # of ptxas, about the whole file
 
@@ -61,6 +62,8 @@ def assemble(file: str, target: str) -> dict[str, Assembled]:
     """The kernels of a .cu file of the package, by name."""
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernels.cubin"
+        ptx = cuda_ptx(ROOT / file, target, FLAGS, folders=[ROOT / "csrc"])
+        blocks = {name: int(threads) for name, threads in re.findall(r"\.entry (\w+)\([^)]*\)\s*\.maxntid (\d+)", ptx)}
         command = [
             nvcc() or "nvcc",
             "-cubin",
@@ -77,10 +80,10 @@ def assemble(file: str, target: str) -> dict[str, Assembled]:
             raise RuntimeError(f"nvcc failed on {file} for {target}:\n{done.stderr}")
         listing = subprocess.run([cuobjdump() or "cuobjdump", "-sass", str(cubin)], capture_output=True, text=True, check=True)
     sass = {part.split()[0]: part for part in listing.stdout.split("Function : ")[1:]}
-    return dict(_resources(done.stderr, sass))
+    return dict(_resources(done.stderr, sass, blocks))
 
 
-def _resources(report: str, sass: dict[str, str]) -> list[tuple[str, Assembled]]:
+def _resources(report: str, sass: dict[str, str], blocks: dict[str, int]) -> list[tuple[str, Assembled]]:
     """From what `ptxas -v` says of each entry function."""
     found = []
     warnings = tuple(line for line in report.splitlines() if "warning" in line or "(C75" in line)
@@ -92,7 +95,7 @@ def _resources(report: str, sass: dict[str, str]) -> list[tuple[str, Assembled]]
         registers = int(re.search(r"Used (\d+) registers", part)[1])  # type: ignore[index]
         shared = re.search(r"(\d+) bytes smem", part)
         static_shared = int(shared[1]) if shared else 0
-        found.append((name, Assembled(registers, stack, stores + loads, static_shared, sass[name], warnings)))
+        found.append((name, Assembled(registers, stack, stores + loads, static_shared, blocks[name], sass[name], warnings)))
     return found
 
 

@@ -50,9 +50,9 @@ def quantize_transpose(x_ptr, quant_scale_ptr, q_ptr, q_t_ptr, rows, cols, BLOCK
 @triton.jit
 def softmax(x_ptr, out_ptr, cols, BLOCK: tl.constexpr):
     c = tl.arange(0, BLOCK)
-    x = tl.load(x_ptr + tl.program_id(0) * cols + c, mask=c < cols, other=-float("inf"))
+    x = tl.load(x_ptr + tl.program_id(0) * cols + c, mask=c < cols, other=-float("inf")).to(tl.float32)
     e = tl.exp(x - tl.max(x, 0))
-    tl.store(out_ptr + tl.program_id(0) * cols + c, e / tl.sum(e, 0), mask=c < cols)
+    tl.store(out_ptr + tl.program_id(0) * cols + c, (e / tl.sum(e, 0)).to(out_ptr.dtype.element_ty), mask=c < cols)
 
 
 @triton.jit

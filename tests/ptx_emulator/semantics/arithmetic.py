@@ -89,12 +89,24 @@ def float_binary(b: Binding, kind: ScalarType, native: np.ufunc, exact: Function
     return elementwise(b, kind, floating(PACKED.get(kind.name, kind.name), exact, **how), 2)
 
 
+def mixed_precision(b: Binding, narrow: ScalarType, compute: Function, sources: int) -> Step:
+    """A .f32 result of .f16 or .bf16 operands and, last, one of .f32 (sm_100 and later)."""
+    function = floating("f32", compute, mode=b.choice(*ROUNDINGS, default="rn"), sat=b.flag("sat"))
+    single = TYPES["f32"]
+    destination, last = b.destination(0, single), b.source(sources, single)
+    operands = [b.source(1 + i, narrow) for i in range(sources - 1)]
+    widen = nx.bf16_to_f32 if narrow.name == "bf16" else lambda x: np.asarray(x).astype(np.float32)
+    return lambda active: destination.write(function(*[widen(x) for x in operands], last), active)
+
+
 @instruction("add", "sub")
 def add(b: Binding) -> Step:
     kind = b.type()
     subtract = b.instruction.opcode == "sub"
     if is_float(kind.name):
         exact = (lambda x, y: nx.sum_odd(x, -y)) if subtract else nx.sum_odd
+        if kind.name in ("f16", "bf16") and b.flag("f32"):
+            return mixed_precision(b, kind, exact, 2)
         return float_binary(b, kind, np.subtract if subtract else np.add, exact)
     if b.flag("sat"):
         return elementwise(b, kind, saturating(-1 if subtract else 1), 2)
@@ -201,7 +213,10 @@ def mul24(b: Binding) -> Step:
 
 @instruction("fma")
 def fma(b: Binding) -> Step:
-    return fma_step(b, b.type())
+    kind = b.type()
+    if kind.name in ("f16", "bf16") and b.flag("f32"):
+        return mixed_precision(b, kind, nx.fma_odd, 3)
+    return fma_step(b, kind)
 
 
 def fma_step(b: Binding, kind: ScalarType) -> Step:
