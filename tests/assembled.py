@@ -43,6 +43,32 @@ class Assembled:
         return sum(n for code, n in Counter(self.instructions).items() if re.match(pattern, code))
 
 
+MATRIX = re.compile(r"QGMMA|HGMMA|QMMA|HMMA|UTC\w*MMA")  # instructions of tensor cores
+
+
+def loops(sass: str) -> list[list[str]]:
+    """Opcodes of each loop of a kernel: what lies between a branch back and its target."""
+    lines = re.findall(r"^\s+/\*([0-9a-f]{4,5})\*/\s+(?:@!?U?P\w+\s+)?(\S+)([^;]*);", sass, re.MULTILINE)
+    at = {int(address, 16): i for i, (address, *_) in enumerate(lines)}
+    found = []
+    for i, (address, code, rest) in enumerate(lines):
+        target = re.search(r"0x([0-9a-f]+)", rest)
+        if code.startswith("BRA") and target and int(target[1], 16) < int(address, 16):
+            found.append([c for _, c, _ in lines[at[int(target[1], 16)] : i + 1] if c != "NOP"])
+    return found
+
+
+def main_loop(sass: str) -> Counter[str]:
+    """The innermost loop with matrix instructions: opcodes without modifiers, and "total"."""
+    body = min((body for body in loops(sass) if any(MATRIX.match(c) for c in body)), key=len)
+    return Counter(code.split(".")[0] for code in body) + Counter(total=len(body))
+
+
+def highest_register(sass: str) -> int:
+    """How many registers the code names: with setmaxnreg, what ptxas reports is only what the kernel starts with."""
+    return 1 + max(map(int, re.findall(r"\bR(\d+)\b", sass)))
+
+
 def cuobjdump() -> str | None:
     """The disassembler: on the path, or the copy that comes with Triton."""
     spec = importlib.util.find_spec("triton")

@@ -46,7 +46,7 @@ def sass_of(ptx: str, folder: Path) -> str:
 
 
 def main_loop_per_product(sass: str) -> float:
-    body = sm90a.main_loop_of(sass)
+    body = assembled.main_loop(sass)
     return body["total"] / body["QGMMA"]
 
 
