@@ -6,6 +6,8 @@ A backend of that op is a module in that folder, named after the backend, with t
     why_not(*args) -> str | None      None if it can run these arguments, else the reason as a sentence without subject
     run(*outputs, *args) -> None      fill the outputs (or mutate the arguments); may rely on the contract's checks
 
+It may have a third, `plan(*outputs, *args) -> str`: what it would launch, in words, for `explain`.
+
 Where two ops share one set of backends, `Op(arguments=...)` of the one maps its call to the arguments of the other.
 
 A missing file means "not implemented". Nothing else registers anything. A backend asked for by name runs or raises;
@@ -14,6 +16,7 @@ only "no preference" falls back, in the order of `BACKENDS`.
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable
 from types import ModuleType
@@ -28,6 +31,23 @@ OPS: dict[str, Op] = {}
 
 class BackendUnavailable(RuntimeError):
     """A backend asked for by name cannot run these arguments, or no backend can. The message holds each backend's reason."""
+
+
+class Explanation(dict[str, "str | None"]):
+    """Backend -> None if it would run the call, else the reason why not. As a string a line each, with its plan."""
+
+    def __init__(self, reasons: dict[str, str | None], plan: Callable[[str], str | None]) -> None:
+        super().__init__(reasons)
+        self._plan = plan
+
+    @functools.cached_property
+    def plans(self) -> dict[str, str]:
+        """Of the backends that would run the call and tell: what they would launch. Allocates what the call would."""
+        told = {backend: self._plan(backend) for backend, why in self.items() if why is None}
+        return {backend: text for backend, text in told.items() if text is not None}
+
+    def __str__(self) -> str:
+        return "\n".join(f"{backend}: {why or self.plans.get(backend, 'yes')}" for backend, why in self.items())
 
 
 def _no_outputs(*_args: Any) -> tuple[()]:
@@ -91,12 +111,19 @@ class Op:
         except ModuleNotFoundError as error:  # any other exception is a bug in that backend: let it raise
             return "not implemented" if error.name == name else f"needs {error.name}"
 
-    def explain(self, *args: Any) -> dict[str, str | None]:
+    def explain(self, *args: Any) -> Explanation:
         """Every backend, with None if it would run these arguments, or the reason why not."""
         self.check(*args)
-        if self.arguments is not None:
-            args = self.arguments((), *args)
-        return {b: m if isinstance(m, str) else m.why_not(*args) for b, m in self.modules.items()}
+        asked = args if self.arguments is None else self.arguments((), *args)
+        reasons = {b: m if isinstance(m, str) else m.why_not(*asked) for b, m in self.modules.items()}
+        return Explanation(reasons, lambda backend: self._plan(backend, args))
+
+    def _plan(self, backend: str, args: tuple[Any, ...]) -> str | None:
+        plan = getattr(self.modules[backend], "plan", None)
+        if plan is None:
+            return None
+        outputs = self.outputs(*args)
+        return str(plan(*outputs, *args) if self.arguments is None else plan(*self.arguments(outputs, *args)))
 
     def select(self, args: tuple[Any, ...], backend: str | None = None) -> ModuleType:
         """The module that runs these (backend) arguments: the one named, or the first that can.
@@ -170,8 +197,9 @@ def _unpack(outputs: tuple[torch.Tensor, ...]) -> Any:
     return outputs[0] if outputs else None
 
 
-def explain(op: str, *args: Any, **kwargs: Any) -> dict[str, str | None]:
-    """For each backend: None if it would run this call, else the sentence that says why it would not.
+def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
+    """For each backend: None if it would run this call, else the sentence that says why it would not; and the plan of those that
+    tell what they would launch (printed with it, and in `.plans`).
 
     Args:
         op: the op's name, as in `mpkernels.<op>`.

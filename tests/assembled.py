@@ -20,6 +20,10 @@ from emulated import FLAGS, ROOT
 from ptx_emulator.compile import cuda_ptx, nvcc
 
 
+def opcode(instruction: str) -> str:
+    return re.sub(r"^@!?U?P\w+\s+", "", instruction).split()[0]
+
+
 @dataclass(frozen=True)
 class Assembled:
     """One kernel for one target."""
@@ -33,11 +37,26 @@ class Assembled:
     warnings: tuple[str, ...] = ()  # of ptxas, about the whole file
 
     @property
+    def listing(self) -> list[tuple[int, str]]:
+        """(address, instruction) without padding and without what ptxas puts in place of it: predicated by false."""
+        lines = re.findall(r"^\s+/\*([0-9a-f]{4,5})\*/\s+(.*?)\s*;", self.sass, re.MULTILINE)
+        return [(int(at, 16), text) for at, text in lines if not re.match(r"NOP|@!U?PT ", text)]
+
+    @property
     def instructions(self) -> list[str]:
-        """Opcodes with their modifiers, in order, without padding."""
-        lines = re.findall(r"^\s+/\*[0-9a-f]{4,5}\*/\s+(.*?);", self.sass, re.MULTILINE)
-        codes = [re.sub(r"^@!?U?P\w+\s+", "", line).split()[0] for line in lines]
-        return [code for code in codes if code != "NOP"]
+        """Opcodes with their modifiers, in order."""
+        return [opcode(text) for _, text in self.listing]
+
+    def loop(self, pattern: str) -> list[str]:
+        """Opcodes of the shortest loop (from the target of a backward branch to the branch) with one that matches."""
+        lines, found = self.listing, []
+        for at, text in lines:
+            target = re.search(r"\bBRA\b.*?0x([0-9a-f]+)", text)
+            if target and int(target[1], 16) < at:
+                body = [opcode(t) for a, t in lines if int(target[1], 16) <= a <= at]
+                if any(re.match(pattern, code) for code in body):
+                    found.append(body)
+        return min(found, key=len)
 
     def count(self, pattern: str) -> int:
         return sum(n for code, n in Counter(self.instructions).items() if re.match(pattern, code))
@@ -46,21 +65,9 @@ class Assembled:
 MATRIX = re.compile(r"QGMMA|HGMMA|QMMA|HMMA|UTC\w*MMA")  # instructions of tensor cores
 
 
-def loops(sass: str) -> list[list[str]]:
-    """Opcodes of each loop of a kernel: what lies between a branch back and its target."""
-    lines = re.findall(r"^\s+/\*([0-9a-f]{4,5})\*/\s+(?:@!?U?P\w+\s+)?(\S+)([^;]*);", sass, re.MULTILINE)
-    at = {int(address, 16): i for i, (address, *_) in enumerate(lines)}
-    found = []
-    for i, (address, code, rest) in enumerate(lines):
-        target = re.search(r"0x([0-9a-f]+)", rest)
-        if code.startswith("BRA") and target and int(target[1], 16) < int(address, 16):
-            found.append([c for _, c, _ in lines[at[int(target[1], 16)] : i + 1] if c != "NOP"])
-    return found
-
-
-def main_loop(sass: str) -> Counter[str]:
+def main_loop(kernel: Assembled) -> Counter[str]:
     """The innermost loop with matrix instructions: opcodes without modifiers, and "total"."""
-    body = min((body for body in loops(sass) if any(MATRIX.match(c) for c in body)), key=len)
+    body = kernel.loop(MATRIX.pattern)
     return Counter(code.split(".")[0] for code in body) + Counter(total=len(body))
 
 
@@ -86,24 +93,26 @@ def why_not() -> str | None:
 @cache
 def assemble(file: str, target: str) -> dict[str, Assembled]:
     """The kernels of a .cu file of the package, by name."""
+    ptx = cuda_ptx(ROOT / file, target, FLAGS, folders=[ROOT / "csrc"])
+    return _assemble(ROOT / file, target, ptx, "-std=c++20", *FLAGS, f"-I{ROOT / 'csrc'}")
+
+
+def assemble_ptx(ptx: str, target: str) -> dict[str, Assembled]:
+    """The kernels of a PTX text, whoever made it."""
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(ptx)
+        file.flush()
+        return _assemble(Path(file.name), target, ptx)
+
+
+def _assemble(file: Path, target: str, ptx: str, *flags: str) -> dict[str, Assembled]:
+    blocks = {name: int(threads) for name, threads in re.findall(r"\.entry (\w+)\([^)]*\)\s*\.(?:max|req)ntid (\d+)", ptx)}
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernels.cubin"
-        ptx = cuda_ptx(ROOT / file, target, FLAGS, folders=[ROOT / "csrc"])
-        blocks = {name: int(threads) for name, threads in re.findall(r"\.entry (\w+)\([^)]*\)\s*\.maxntid (\d+)", ptx)}
-        command = [
-            nvcc() or "nvcc",
-            "-cubin",
-            "-O3",
-            "-std=c++20",
-            f"-arch={target}",
-            "-Xptxas",
-            "-v",
-            *FLAGS,
-            f"-I{ROOT / 'csrc'}",
-        ]
-        done = subprocess.run([*command, str(ROOT / file), "-o", str(cubin)], capture_output=True, text=True)
+        command = [nvcc() or "nvcc", "-cubin", "-O3", f"-arch={target}", "-Xptxas", "-v", *flags, str(file), "-o", str(cubin)]
+        done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            raise RuntimeError(f"nvcc failed on {file} for {target}:\n{done.stderr}")
+            raise RuntimeError(f"nvcc failed on {file.name} for {target}:\n{done.stderr}")
         listing = subprocess.run([cuobjdump() or "cuobjdump", "-sass", str(cubin)], capture_output=True, text=True, check=True)
     sass = {part.split()[0]: part for part in listing.stdout.split("Function : ")[1:]}
     return dict(_resources(done.stderr, sass, blocks))

@@ -12,7 +12,7 @@ import ctypes
 import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from math import prod
 from pathlib import Path
@@ -177,6 +177,8 @@ class EmulatedDevice:
         policy: of the emulator; None: the launches take turns through all of them.
         numerics: how matrix instructions accumulate, of the emulator.
         is_unwritten: tells of a tensor whether its bytes count as never written, so that a kernel may not read them.
+        numerics: how the emulator's matrix instructions round.
+        sm_count: instead of the target's.
 
     After each call `launches` and `results` hold what it did, for tests that count.
     """
@@ -186,12 +188,15 @@ class EmulatedDevice:
     numerics: str = "exact"
     is_unwritten: Callable[[Tensor], bool] = lambda tensor: False
     turn: int = 0
+    numerics: str = "exact"
+    sm_count: int | None = None
     launches: list[Launch] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
 
     @property
     def facts(self) -> Facts:
-        return TARGETS[self.target]
+        facts = TARGETS[self.target]
+        return facts if self.sm_count is None else replace(facts, sm_count=self.sm_count)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("_"):

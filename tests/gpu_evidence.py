@@ -127,7 +127,7 @@ def product_table() -> list[str]:
             if any(assembled.MATRIX.match(code) for code in kernel.instructions):
                 groups.setdefault(PAIR.sub("_*", name), []).append(kernel)
         for name, kernels in groups.items():
-            loops = [assembled.main_loop(kernel.sass) for kernel in kernels]
+            loops = [assembled.main_loop(kernel) for kernel in kernels]
             registers = max(assembled.highest_register(kernel.sass) for kernel in kernels)
             matrix = next(code for code in loops[0] if assembled.MATRIX.match(code))
             cells = [f"`{name}`", target, str(kernels[0].largest_block), str(registers), str(sum(k.spilled for k in kernels))]

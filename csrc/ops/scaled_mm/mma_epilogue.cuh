@@ -81,8 +81,8 @@ __device__ __forceinline__ void store_vectors(const MmaParams& p, const float* s
 
 // Element by element, for rows that begin or end in the middle of 16 bytes: a warp a row.
 template <HighPrecision kOut, class Tile>
-__device__ __noinline__ void store_elements(const MmaParams& p, const float* stage, int64_t m,
-                                            int64_t n) {
+__device__ __forceinline__ void store_elements(const MmaParams& p, const float* stage, int64_t m,
+                                               int64_t n) {
   using W = Words<kOut>;
   const int rows = (int)min((int64_t)Tile::kM, p.m - m);
   const int columns = (int)min((int64_t)Tile::kN, p.n - n);

@@ -36,6 +36,13 @@ struct TileShape {
 
 constexpr int kChunks = kMmaDepth / 16, kMmaSteps = kMmaDepth / 32;
 
+// Stands for a value that is kept in a register: without it ptxas computes lane constants anew in
+// each branch of the loop that uses them.
+__device__ __forceinline__ uint32_t kept(uint32_t value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
 // Brings rows of one operand, its share of a stage.
 template <int kRows, int kThreads>
 class RowLoader {
@@ -47,24 +54,24 @@ class RowLoader {
                                        int64_t rows, uint32_t smem) {
     const int row = threadIdx.x / kChunks, chunk = threadIdx.x % kChunks;
     // kThreads / kChunks is a multiple of 8: the place in the swizzle is that of all its rows.
-    smem_ = smem + row * kMmaDepth + (chunk ^ row % 8) * 16;
+    smem_ = kept(smem + row * kMmaDepth + (chunk ^ row % 8) * 16);
 #pragma unroll
     for (int i = 0; i < kCopies; ++i)
       source_[i] =
           data + min(first + row + i * (kThreads / kChunks), rows - 1) * pitch + chunk * 16;
   }
 
-  // The next 128 bytes of K, to byte `stage` of the ring.
-  __device__ __forceinline__ void load(uint32_t stage) {
+  // 128 bytes of K from `begin` on, to byte `stage` of the ring. One 32-bit offset for all rows:
+  // 64-bit pointers that move cost two instructions more a copy where ptxas cannot pair their
+  // halves.
+  __device__ __forceinline__ void load(uint32_t stage, uint32_t begin) const {
 #pragma unroll
-    for (int i = 0; i < kCopies; ++i) {
-      ptx::copy_async(smem_ + stage + i * kStride, source_[i]);
-      source_[i] += kMmaDepth;
-    }
+    for (int i = 0; i < kCopies; ++i)
+      ptx::copy_async(smem_ + stage + i * kStride, source_[i] + begin);
   }
 
-  // The bytes of K from `begin` on, of which `valid` of this thread's 16 exist, to the first stage.
-  __device__ __forceinline__ void load_end(int64_t begin, int valid) const {
+  // The same of the end of K, of which `valid` of this thread's 16 bytes exist, to the first stage.
+  __device__ __forceinline__ void load_end(uint32_t begin, int valid) const {
 #pragma unroll
     for (int i = 0; i < kCopies; ++i)
       ptx::copy_async(smem_ + i * kStride, source_[i] + begin, valid);
@@ -122,7 +129,30 @@ __device__ __forceinline__ TileOrigin tile_origin(const MmaParams& p) {
   return {(int64_t)(first + in_group % rows) * Tile::kM, (int64_t)(in_group / rows) * Tile::kN};
 }
 
-// All K of a tile. Mma: the instruction, see sm89.cu.
+// d += the products of 32 bytes of K, or d = them. Mma: the instruction, see sm89.cu.
+template <class Tile, class Mma>
+__device__ __forceinline__ void multiply_fragments(float (&d)[Tile::kMmaM][Tile::kMmaN][4],
+                                                   const Fragments<Tile>& from, bool from_zero) {
+  typename Mma::A a[Tile::kMmaM];
+  typename Mma::B b[Tile::kMmaN];
+#pragma unroll
+  for (int i = 0; i < Tile::kMmaM; ++i) a[i] = Mma::prepare_a(from.a[i]);
+#pragma unroll
+  for (int j = 0; j < Tile::kMmaN; ++j)
+    b[j] = Mma::prepare_b(from.b[j / 2][j % 2 * 2], from.b[j / 2][j % 2 * 2 + 1]);
+  const float zero[4] = {};
+#pragma unroll
+  for (int i = 0; i < Tile::kMmaM; ++i)
+#pragma unroll
+    for (int j = 0; j < Tile::kMmaN; ++j) {
+      if (from_zero)
+        Mma::multiply(d[i][j], a[i], b[j], zero);
+      else
+        Mma::multiply(d[i][j], a[i], b[j], d[i][j]);
+    }
+}
+
+// All K of a tile.
 template <class Tile, class Mma, bool kPromote>
 __device__ __forceinline__ void multiply(const MmaParams& p, const TileOrigin& origin,
                                          uint32_t smem,
@@ -137,12 +167,12 @@ __device__ __forceinline__ void multiply(const MmaParams& p, const TileOrigin& o
   RowLoader<Tile::kM, Tile::kThreads> loader_a(p.a, p.pitch_a, origin.m, p.m, smem);
   RowLoader<Tile::kN, Tile::kThreads> loader_b(p.b, p.pitch_b, origin.n, p.n,
                                                smem + Tile::kM * kMmaDepth);
-  uint32_t filling = 0;
-  auto fill = [&](bool exists) {
+  uint32_t next = 0;
+  auto fill = [&](bool exists, uint32_t stage) {
     if (exists) {
-      loader_a.load(filling);
-      loader_b.load(filling);
-      filling = filling + kStageBytes == kRing ? 0 : filling + kStageBytes;
+      loader_a.load(stage, next);
+      loader_b.load(stage, next);
+      next += kMmaDepth;
     }
     ptx::copy_async_commit();
   };
@@ -151,28 +181,28 @@ __device__ __forceinline__ void multiply(const MmaParams& p, const TileOrigin& o
   // columns 0-7, then of 8-15.
   const int row_a = warp / Tile::kWarpsN * Tile::kMmaM * 16 + lane % 16;
   const int row_b = warp % Tile::kWarpsN * Tile::kMmaN * 8 + lane % 8 + lane / 16 * 8;
-  uint32_t read_a = smem + row_a * kMmaDepth + ((lane / 16) ^ lane % 8) * 16;
-  uint32_t read_b = smem + (Tile::kM + row_b) * kMmaDepth + ((lane / 8 % 2) ^ lane % 8) * 16;
+  const uint32_t read_a = kept(smem + row_a * kMmaDepth + ((lane / 16) ^ lane % 8) * 16);
+  const uint32_t read_b =
+      kept(smem + (Tile::kM + row_b) * kMmaDepth + ((lane / 8 % 2) ^ lane % 8) * 16);
 
   if (p.last_bytes != 0) {
     const int valid = min(max(p.last_bytes - (int)threadIdx.x % kChunks * 16, 0), 16);
-    const int64_t begin = (int64_t)p.whole_steps * kMmaDepth;
+    const uint32_t begin = (uint32_t)p.whole_steps * kMmaDepth;
     loader_a.load_end(begin, valid);
     loader_b.load_end(begin, valid);
-    filling = kStageBytes;
     ptx::copy_async_commit();
   } else {
-    fill(true);
+    fill(true, 0);
   }
 #pragma unroll
-  for (int i = 1; i < kAhead; ++i) fill(i < steps);
+  for (int i = 1; i < kAhead; ++i) fill(i < steps, i * kStageBytes);
   ptx::copy_async_wait<kAhead - 1>();
   __syncthreads();
   Fragments<Tile> fragments[2];
   fragments[0].load(read_a, read_b, 0);
-  uint32_t reading = 0;
+  uint32_t reading = 0, read = kAhead * kStageBytes;  // the stages of this step and of the last one
 #pragma unroll 1
-  for (int step = 0; step < steps; ++step) {
+  for (int left = steps; left > 0; --left) {
     float partial[Tile::kMmaM][Tile::kMmaN][4];
 #pragma unroll
     for (int k = 0; k < kMmaSteps; ++k) {
@@ -181,32 +211,15 @@ __device__ __forceinline__ void multiply(const MmaParams& p, const TileOrigin& o
       } else {
         ptx::copy_async_wait<kAhead - 1>();
         __syncthreads();
+        read = reading;
         reading = reading + kStageBytes == kRing ? 0 : reading + kStageBytes;
-        if (step + 1 < steps) fragments[0].load(read_a + reading, read_b + reading, 0);
+        if (left > 1) fragments[0].load(read_a + reading, read_b + reading, 0);
       }
-      if (k == 0) fill(step + kAhead < steps);
-      const Fragments<Tile>& now = fragments[k % 2];
-      typename Mma::A a[Tile::kMmaM];
-      typename Mma::B b[Tile::kMmaN];
-#pragma unroll
-      for (int i = 0; i < Tile::kMmaM; ++i) a[i] = Mma::prepare_a(now.a[i]);
-#pragma unroll
-      for (int j = 0; j < Tile::kMmaN; ++j)
-        b[j] = Mma::prepare_b(now.b[j / 2][j % 2 * 2], now.b[j / 2][j % 2 * 2 + 1]);
-#pragma unroll
-      for (int i = 0; i < Tile::kMmaM; ++i)
-#pragma unroll
-        for (int j = 0; j < Tile::kMmaN; ++j) {
-          if constexpr (!kPromote) {
-            Mma::multiply(sums[i][j], a[i], b[j], sums[i][j]);
-          } else {
-            const float zero[4] = {};
-            if (k == 0)
-              Mma::multiply(partial[i][j], a[i], b[j], zero);
-            else
-              Mma::multiply(partial[i][j], a[i], b[j], partial[i][j]);
-          }
-        }
+      if (k == 0) fill(left > kAhead, read);
+      if constexpr (kPromote)
+        multiply_fragments<Tile, Mma>(partial, fragments[k % 2], k == 0);
+      else
+        multiply_fragments<Tile, Mma>(sums, fragments[k % 2], false);
     }
     if constexpr (kPromote) {
 #pragma unroll

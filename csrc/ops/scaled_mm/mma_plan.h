@@ -57,6 +57,8 @@ struct MmaParams {
 struct MmaRates {
   double multiply_adds;  // of its tensor cores
   double l2_bytes;       // its share of what L2 delivers
+  double
+      decode_cycles;  // that a register of 4 codes takes a quarter of an SM before it is multiplied
 };
 
 struct MmaPlan {
@@ -79,11 +81,14 @@ inline double mma_cycles(const MmaTile& tile, const Product& p, const DeviceFact
   const int64_t tiles = ceil_div(p.m, tile.m) * ceil_div(p.n, tile.n);
   const int64_t blocks_per_sm = std::max<int64_t>(1, 100 * 1024 / (tile.shared_bytes() + 1024));
   const double multiply = (double)tile.m * tile.n * kMmaDepth / rates.multiply_adds;
+  // Of a warp: 4 registers for 16 rows of a, 2 for 8 of b, for each 32 bytes of K.
+  const int registers = (tile.m / tile.warps_m / 16 * 4 + tile.n / tile.warps_n / 8 * 2) * 4;
+  const double decode = tile.threads() / 32 / 4.0 * registers * rates.decode_cycles;
   const double fetch = tile.stage_bytes() / rates.l2_bytes;
   const double steps = (double)ceil_div(p.k, kMmaDepth);
   const double store =
       (double)tile.m * tile.n * (p.out_type == HighPrecision::kFloat32 ? 4 : 2) / rates.l2_bytes;
-  return ceil_div(tiles, facts.sm_count) * (steps * std::max(multiply, fetch) + store) +
+  return ceil_div(tiles, facts.sm_count) * (steps * std::max({multiply, decode, fetch}) + store) +
          ceil_div(tiles, facts.sm_count * blocks_per_sm) * kFillCycles;
 }
 
@@ -116,11 +121,12 @@ inline MmaPlan plan_mma(const Product& p, const DeviceFacts& facts, const MmaRat
   return plan;
 }
 
-// A grid has at most 2^31 - 1 blocks along x.
+// A grid has at most 2^31 - 1 blocks along x, and the kernels count bytes of K in 32 bits.
 inline const char* mma_why_not(const Product& p) {
   const MmaTile& largest = kMmaTiles[0];
-  if (ceil_div(p.m, largest.m) * ceil_div(p.n, largest.n) < (1ll << 27)) return nullptr;
-  return "out has more tiles than a grid has blocks";
+  if (ceil_div(p.m, largest.m) * ceil_div(p.n, largest.n) >= (1ll << 27))
+    return "out has more tiles than a grid has blocks";
+  return p.k >> 32 == 0 ? nullptr : "K is 2^32 or more";
 }
 
 inline MmaParams mma_params(const Product& p, const MmaPlan& plan) {

@@ -8,7 +8,7 @@ namespace mpkernels::scaled_mm::sm120a {
 // NVIDIA RTX Blackwell architecture whitepaper: 838 TFLOP/s dense FP8 with FP16 sums on 170 SMs at
 // 2.41 GHz are 1024 multiply-adds a clock and SM, which the block-scaled instruction reaches with
 // FP32 sums. L2: 16 bytes a clock and SM is assumed, not measured.
-constexpr MmaRates kRates{1024, 16};
+constexpr MmaRates kRates{1024, 16, 0};
 
 const char* why_not(const Product& p, const DeviceFacts& facts);
 std::string describe(const Product& p, const DeviceFacts& facts);

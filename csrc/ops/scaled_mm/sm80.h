@@ -8,7 +8,7 @@ namespace mpkernels::scaled_mm::sm80 {
 // NVIDIA A100 architecture whitepaper: 312 TFLOP/s dense FP16 on 108 SMs at 1.41 GHz are 1024
 // multiply-adds a clock and SM; decoding E4M3, at 16 lanes of integer arithmetic a quarter of an
 // SM, takes twice as long. L2: 5120 bytes a clock for all.
-constexpr MmaRates kRates{512, 48};
+constexpr MmaRates kRates{1024, 48, 22};
 
 const char* why_not(const Product& p, const DeviceFacts& facts);
 std::string describe(const Product& p, const DeviceFacts& facts);

@@ -1,0 +1,293 @@
+"""scaled_mm's kernels made of mma.sync (sm80.cu, sm89.cu, sm120a.cu): every instance, what each moves and executes, the plan."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable
+
+import assembled
+import emulated
+import pytest
+import torch
+from ptx_emulator import EVERY_POLICY, launch
+from test_scaled_mm import assert_is_product, exact_value, random_fp8, scales
+
+import mpkernels as mp
+from mpkernels import native
+from mpkernels.formats import FP8_DTYPES, HIGH_PRECISION_DTYPES
+from mpkernels.testing import assert_matches, reduction_bound, to_float64
+
+E4M3, E5M2 = FP8_DTYPES
+FILES = {"sm_80": "sm80", "sm_89": "sm89", "sm_120a": "sm120a"}
+NAMES = {E4M3: "e4m3", E5M2: "e5m2"}
+# Tile -> (M, N) that one tile of a GPU of one SM is best for, with edges.
+TILES = {"128x128": (120, 125), "64x64": (60, 61), "16x64": (13, 61)}
+DEPTH = 128
+# Registers a thread and kernel, the most of the four pairs of formats. 65536 hold one block of 256 threads with 255, two of 128
+# threads with 255.
+REGISTERS = {
+    ("sm_80", "128x128", "fast"): 176,
+    ("sm_80", "64x64", "fast"): 128,
+    ("sm_80", "16x64", "fast"): 72,
+    ("sm_89", "128x128", "promote"): 216,
+    ("sm_89", "64x64", "promote"): 128,
+    ("sm_89", "16x64", "promote"): 64,
+    ("sm_89", "128x128", "fast"): 168,
+    ("sm_89", "64x64", "fast"): 128,
+    ("sm_89", "16x64", "fast"): 64,
+    ("sm_120a", "128x128", "promote"): 232,
+    ("sm_120a", "64x64", "promote"): 128,
+    ("sm_120a", "16x64", "promote"): 64,
+    ("sm_120a", "128x128", "fast"): 168,
+    ("sm_120a", "64x64", "fast"): 128,
+    ("sm_120a", "16x64", "fast"): 64,
+}
+INSTANCES = [
+    (target, tile, accum, a, b) for target, tile, accum in REGISTERS for a, b in itertools.product(FP8_DTYPES, FP8_DTYPES)
+]
+every_target = pytest.mark.parametrize("target", FILES)
+Gpu = Callable[..., emulated.EmulatedDevice]
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    """gpu(target, ...) stands for a GPU from then on."""
+    if (why := emulated.why_not()) is not None:
+        pytest.skip(f"emulated: {why}")
+
+    def stand_in(target: str, **facts) -> emulated.EmulatedDevice:
+        device = emulated.EmulatedDevice(target, **facts)
+        monkeypatch.setattr(native, "cuda", device)
+        monkeypatch.setattr(native, "cuda_why_not", lambda name, tensor: None)
+        monkeypatch.setattr(native, "cuda_architecture", lambda tensor: device.facts.architecture)
+        return device
+
+    return stand_in
+
+
+def kernel_name(target: str, tile: str, accum: str, a: torch.dtype, b: torch.dtype) -> str:
+    return f"mpk_scaled_mm_{FILES[target]}_{tile}_{accum}_{NAMES[a]}_{NAMES[b]}"
+
+
+@pytest.mark.parametrize("case", range(len(INSTANCES)), ids=lambda i: kernel_name(*INSTANCES[i]).removeprefix("mpk_scaled_mm_"))
+def test_every_instance(gpu, case):
+    """Each with another epilogue: out dtypes, bias dtypes and none, accumulation and none, aligned and misaligned rows of out."""
+    target, tile, accum, dtype_a, dtype_b = INSTANCES[case]
+    device = gpu(target, sm_count=1, policy=EVERY_POLICY[case % len(EVERY_POLICY)])
+    M, N = TILES[tile]
+    K = 176  # a whole step and an end
+    a, b = random_fp8(M, K, dtype=dtype_a, seed=1), random_fp8(N, K, dtype=dtype_b, seed=2)
+    out_dtype = HIGH_PRECISION_DTYPES[case % 3]
+    bias_dtype = (None, *HIGH_PRECISION_DTYPES)[case // 3 % 4]
+    bias = None if bias_dtype is None else torch.randn(N).to(bias_dtype)
+    pitch = N if case % 2 else -(-N // 8) * 8
+    before = torch.randn(M, pitch).to(out_dtype)
+    out, accumulate = before.clone()[:, :N], case // 2 % 2 == 0
+    mp.scaled_mm(a, b, *scales(), bias=bias, out=out, accumulate=accumulate, use_fast_accum=accum == "fast", backend="cuda")
+    assert [each.kernel for each in device.launches] == [kernel_name(*INSTANCES[case])]
+    assert_is_product(out, a, b, *scales(), bias, before[:, :N] if accumulate else None)
+
+
+@every_target
+@pytest.mark.parametrize("tile", TILES)
+def test_same_bytes_under_every_policy(gpu, target, tile):
+    M, N = TILES[tile]
+    a, b = random_fp8(M, 400, dtype=E4M3, seed=3), random_fp8(N, 400, dtype=E5M2, seed=4)
+    results = []
+    for policy in EVERY_POLICY:
+        gpu(target, sm_count=1, policy=policy)
+        results.append(mp.scaled_mm(a, b, *scales(), out_dtype=torch.float32, backend="cuda"))
+    for result in results[1:]:
+        assert_matches(result, results[0])
+
+
+def tensor_core_bound(magnitude: torch.Tensor, blocks: int) -> torch.Tensor:
+    """docs/numerics.md, "Tensor cores of sm_89": what `blocks` blocks of 16 products may lose."""
+    return ((1 + 18 * 2.0**-13) ** blocks - 1) * magnitude
+
+
+def test_promotion_keeps_what_the_tensor_cores_of_sm_89_lose(gpu):
+    M, N, K = 16, 64, 4096
+    a, b = random_fp8(M, K, dtype=E4M3, seed=5), random_fp8(N, K, dtype=E4M3, seed=6)
+    one = torch.ones(())
+    expected, magnitude = exact_value(a, b, one, one)
+    error = {}
+    for fast, blocks in ((True, K // 16), (False, DEPTH // 16)):
+        device = gpu("sm_89", numerics="ada")
+        result = mp.scaled_mm(a, b, one, one, out_dtype=torch.float32, use_fast_accum=fast, backend="cuda")
+        assert ("fast" in device.launches[0].kernel) == fast
+        off = (to_float64(result) - expected).abs()
+        bound = tensor_core_bound(magnitude, blocks) + reduction_bound(expected, magnitude, K // DEPTH, torch.float32)
+        assert (off <= bound).all()
+        error[fast] = off.square().mean().sqrt()
+    assert error[True] > 2 * error[False]
+
+
+def product_counters(gpu: Gpu, target: str, tile: str, K: int, out_dtype: torch.dtype) -> dict[str, int]:
+    M, N = map(int, tile.split("x"))
+    device = gpu(target, sm_count=1)
+    a, b = random_fp8(M, K, dtype=E4M3, seed=7), random_fp8(N, K, dtype=E4M3, seed=8)
+    out = torch.zeros(M, N, dtype=out_dtype)
+    mp.scaled_mm(a, b, *scales(), bias=torch.randn(N), out=out, accumulate=True, backend="cuda")
+    assert f"_{tile}_" in device.launches[0].kernel
+    return device.results[0].counters.totals
+
+
+@every_target
+@pytest.mark.parametrize("tile", TILES)
+@pytest.mark.parametrize("out_dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_moves_the_compulsory_bytes_without_conflicts(gpu, target, tile, out_dtype):
+    M, N = map(int, tile.split("x"))
+    threads = 256 if tile == "128x128" else 128
+    K = 2 * DEPTH
+    totals = product_counters(gpu, target, tile, K, out_dtype)
+    bytes_out = M * N * (4 if out_dtype is torch.float32 else 2)
+    operands = (M + N) * K
+    lanes = N // (4 if out_dtype is torch.float32 else 8)
+    bias = threads * (N // lanes) * 4  # each thread its columns, from L1 after the first
+    assert totals["global_load_bytes"] == operands + bytes_out + bias + threads * 2 * 4
+    assert totals["global_store_bytes"] == bytes_out
+    assert totals["global_store_sectors"] == bytes_out // 32
+    assert totals["shared_load_conflicts"] == totals["shared_store_conflicts"] == 0
+
+
+@every_target
+def test_assembled_as_meant(target):
+    if (why := assembled.why_not()) is not None:
+        pytest.skip(why)
+    kernels = assembled.assemble(f"csrc/ops/scaled_mm/{FILES[target]}.cu", target)
+    instances = {kernel_name(*i): i for i in INSTANCES if i[0] == target}
+    assert kernels.keys() == instances.keys()
+    per_k32 = {"128x128": (4, 4), "64x64": (2, 4), "16x64": (1, 2)}  # 16 x 8 tiles of a warp
+    for name, (_, tile, accum, a, b) in instances.items():
+        kernel, (rows, columns) = kernels[name], per_k32[tile]
+        assert (kernel.spilled, kernel.stack) == (0, 0), name
+        assert kernel.registers <= REGISTERS[target, tile, accum], name
+        pair = f"{NAMES[a]}.{NAMES[b]}".upper()
+        multiply, k = {
+            "sm_80": (r"HMMA\.16816\.F32$", 16),
+            "sm_89": (rf"QMMA\.16832\.F32\.{pair}$", 32),
+            "sm_120a": (rf"QMMA\.SF\.16832\.F32\.{pair}\.E8$", 32),
+        }[target]
+        loop = kernel.loop(multiply)
+
+        def count(pattern: str, loop: list[str] = loop) -> int:
+            return sum(bool(re.match(pattern, code)) for code in loop)
+
+        assert count(multiply) == count(".MMA|HMMA") == rows * columns * DEPTH // k, name
+        assert count("LDSM.16.M88.4") == count("LDSM") == (rows + columns // 2) * 4, name
+        assert count(r"LDGSTS\.E\.BYPASS.*\.128$") == count("LDGSTS") == {"128x128": 8, "64x64": 8, "16x64": 5}[tile], name
+        assert count("FADD") == (4 * rows * columns if accum == "promote" else 0), name
+        assert count("BAR") == 1, name
+        assert count(r"LDL|STL|LDG\.|STG|LDS$|STS|PRMT|I2F|F2F") == 0, name
+
+
+def triton_product(tile: str, warps: int):
+    """Triton's kernel for the same tile and steps of K."""
+    pytest.importorskip("triton")
+    from ptx_emulator.compile import compile_triton
+    from triton_products import product
+
+    M, N = map(int, tile.split("x"))
+    signature = {"a_ptr": "*fp8e4nv", "b_ptr": "*fp8e4nv", "out_ptr": "*fp32", "N": "i32", "K": "i32"}
+    constants = {"BLOCK_M": M, "BLOCK_N": N, "BLOCK_K": DEPTH}
+    return compile_triton(product, signature, constants, 89, list(signature), num_warps=warps, num_stages=3)
+
+
+def wavefronts_a_step(counters_of: Callable[[int], dict[str, int]]) -> int:
+    """Shared-memory wavefronts of a step of K in the main loop: what two more steps cost, by halves."""
+    short, long = (counters_of(K) for K in (4 * DEPTH, 6 * DEPTH))
+    return sum(long[f"shared_{what}_wavefronts"] - short[f"shared_{what}_wavefronts"] for what in ("load", "store")) // 2
+
+
+@pytest.mark.parametrize(("tile", "warps"), [("128x128", 8), ("64x64", 4)])
+def test_main_loop_is_no_longer_than_tritons(gpu, tile, warps):
+    """On sm_89, unpromoted: Triton 3.8 does not promote there, whatever is asked of it. Both through the same ptxas."""
+    if (why := assembled.why_not()) is not None:
+        pytest.skip(why)
+    theirs = triton_product(tile, warps)
+    M, N = map(int, tile.split("x"))
+    ours = assembled.assemble("csrc/ops/scaled_mm/sm89.cu", "sm_89")[kernel_name("sm_89", tile, "fast", E4M3, E4M3)].loop("QMMA")
+    peer = assembled.assemble_ptx(theirs.ptx, "sm_89")["product"].loop("QMMA")
+    assert sum("QMMA" in code for code in ours) == sum("QMMA" in code for code in peer)
+    assert len(ours) <= len(peer)
+
+    def their_counters(K: int) -> dict[str, int]:
+        a, b = (torch.zeros(rows, K, dtype=torch.uint8) for rows in (M, N))
+        arguments = [a, b, torch.zeros(M, N), N, K, *theirs.scratch]
+        return launch(theirs.kernel, 1, theirs.block, arguments, shared_bytes=theirs.shared_bytes).counters.totals
+
+    ours_a_step = wavefronts_a_step(lambda K: product_counters(gpu, "sm_89", tile, K, torch.float32))
+    assert ours_a_step <= wavefronts_a_step(their_counters)
+
+
+def plan(gpu: Gpu, target: str, M: int, N: int, K: int, sm_count: int | None = None, **options) -> str:
+    """Expanded operands: a plan reads no bytes, and so takes no memory."""
+    gpu(target, sm_count=sm_count)
+    a, b = torch.empty(1, K, dtype=E4M3).expand(M, K), torch.empty(1, K, dtype=E4M3).expand(N, K)
+    out = torch.empty(1, N, dtype=torch.bfloat16).expand(M, N)
+    return mp.ops.scaled_mm.cuda.plan(a, b, *scales(), None, out, False, options.get("use_fast_accum", False))
+
+
+def planned(text: str) -> tuple[str, int, int]:
+    """(tile, rows of tiles, columns of tiles)"""
+    found = re.search(r"tiles of (\d+) x (\d+) x 128, .* (\d+) x (\d+) tiles", text)
+    assert found, text
+    return f"{found[1]}x{found[2]}", int(found[3]), int(found[4])
+
+
+@every_target
+def test_plan_takes_the_tile_that_fits(gpu, target):
+    full = {"sm_80": 108, "sm_89": 128, "sm_120a": 170}[target]
+    assert planned(plan(gpu, target, 8192, 8192, 8192, full)) == ("128x128", 64, 64)
+    assert planned(plan(gpu, target, 1, 4096, 4096, full)) == ("16x64", 1, 64)
+    assert planned(plan(gpu, target, 16, 16384, 4096, full))[0] == "16x64"
+    # Few tiles: smaller ones occupy more SMs.
+    assert planned(plan(gpu, target, 512, 512, 8192, full))[0] == "64x64"
+
+
+@every_target
+def test_plan_covers_out_and_never_gets_slower_with_more_sms(gpu, target):
+    for M, N, K in ((1, 1, 0), (1, 1, 1), (17, 63, 100), (129, 128, 4096), (4096, 11008, 4096), (2**20, 2**12, 128)):
+        before = None
+        for sm_count in (1, 7, 64, 142, 170):
+            text = plan(gpu, target, M, N, K, sm_count)
+            tile, rows, columns = planned(text)
+            tile_m, tile_n = map(int, tile.split("x"))
+            assert (rows - 1) * tile_m < M <= rows * tile_m
+            assert (columns - 1) * tile_n < N <= columns * tile_n
+            cycles = int(re.search(r"model: (\d+) cycles", text)[1])
+            assert before is None or cycles <= before
+            before = cycles
+
+
+def test_explain_says_what_would_be_launched(gpu):
+    gpu("sm_89")
+    a, b = random_fp8(20, 70, dtype=E4M3, seed=9), random_fp8(30, 64, dtype=E4M3, seed=10)[:, :64]
+    found = mp.explain("scaled_mm", a[:, :64].contiguous(), b, *scales())
+    assert found["cuda"] is None
+    assert found.plans["cuda"].startswith(
+        "sm89, tiles of 16 x 64 x 128, 4 stages, sums promoted to FP32 every 128 of K, 2 x 1 tiles"
+    )
+    assert "sm89" in str(found)
+    text = mp.explain("scaled_mm", a, random_fp8(30, 70, dtype=E4M3, seed=9), *scales(), use_fast_accum=True).plans["cuda"]
+    assert "promoted" not in text
+    assert "a is copied first: its rows do not begin at multiples of 16 bytes" in text
+
+
+@pytest.mark.parametrize("target", ["sm_100a"])
+def test_no_kernels_of_our_own_for_sm_100(gpu, target):
+    gpu(target)
+    a, b = random_fp8(16, 64, dtype=E4M3, seed=9), random_fp8(16, 64, dtype=E4M3, seed=10)
+    assert mp.explain("scaled_mm", a, b, *scales())["cuda"] == "there are no hand-written kernels for sm_100"
+    with pytest.raises(mp.BackendUnavailable, match="no hand-written kernels for sm_100"):
+        mp.scaled_mm(a, b, *scales(), backend="cuda")
+
+
+@every_target
+def test_no_work_launches_nothing(gpu, target):
+    device = gpu(target)
+    for M, N in ((0, 16), (16, 0), (0, 0)):
+        mp.scaled_mm(random_fp8(M, 64, dtype=E4M3, seed=9), random_fp8(N, 64, dtype=E4M3, seed=9), *scales(), backend="cuda")
+        assert device.launches == []
