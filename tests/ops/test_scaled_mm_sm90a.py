@@ -50,11 +50,11 @@ class Tile:
 
 TILES = (
     Tile(0, "256x128", 256, 128, 2, 232),
-    Tile(1, "128x128", 128, 128, 1, 216),
-    Tile(2, "64x128", 64, 128, 1, 216, blocks_per_sm=2),
-    Tile(3, "128x256_fast", 128, 256, 1, 216),
-    Tile(4, "128x64_swapped", 128, 64, 1, 168, swapped=True),
-    Tile(5, "128x16_swapped", 128, 16, 1, 168, swapped=True),
+    Tile(1, "128x128", 128, 128, 1, 200),
+    Tile(2, "64x128", 64, 128, 1, 168, blocks_per_sm=2),
+    Tile(3, "128x256_fast", 128, 256, 1, 176),
+    Tile(4, "128x64_swapped", 128, 64, 1, 144, swapped=True),
+    Tile(5, "128x16_swapped", 128, 16, 1, 56, swapped=True),
 )
 each_tile = pytest.mark.parametrize("tile", TILES, ids=lambda t: t.name)
 
