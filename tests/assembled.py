@@ -62,6 +62,20 @@ class Assembled:
         return sum(n for code, n in Counter(self.instructions).items() if re.match(pattern, code))
 
 
+MATRIX = re.compile(r"QGMMA|HGMMA|QMMA|HMMA|UTC\w*MMA")  # instructions of tensor cores
+
+
+def main_loop(kernel: Assembled) -> Counter[str]:
+    """The innermost loop with matrix instructions: opcodes without modifiers, and "total"."""
+    body = kernel.loop(MATRIX.pattern)
+    return Counter(code.split(".")[0] for code in body) + Counter(total=len(body))
+
+
+def highest_register(sass: str) -> int:
+    """How many registers the code names: with setmaxnreg, what ptxas reports is only what the kernel starts with."""
+    return 1 + max(map(int, re.findall(r"\bR(\d+)\b", sass)))
+
+
 def cuobjdump() -> str | None:
     """The disassembler: on the path, or the copy that comes with Triton."""
     spec = importlib.util.find_spec("triton")
@@ -92,9 +106,9 @@ def assemble_ptx(ptx: str, target: str) -> dict[str, Assembled]:
 
 
 def _assemble(file: Path, target: str, ptx: str, *flags: str) -> dict[str, Assembled]:
+    blocks = {name: int(threads) for name, threads in re.findall(r"\.entry (\w+)\([^)]*\)\s*\.(?:max|req)ntid (\d+)", ptx)}
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernels.cubin"
-        blocks = {name: int(threads) for name, threads in re.findall(r"\.entry (\w+)\([^)]*\)\s*\.maxntid (\d+)", ptx)}
         command = [nvcc() or "nvcc", "-cubin", "-O3", f"-arch={target}", "-Xptxas", "-v", *flags, str(file), "-o", str(cubin)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:

@@ -7,6 +7,7 @@ with a file tests/evidence/<op>.py that has CASES.
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ PAGE = emulated.ROOT / "docs/gpu-evidence.md"
 OPS = sorted(p.stem for p in (Path(__file__).parent / "evidence").glob("*.py"))
 FILES = sorted(str(p.relative_to(emulated.ROOT)) for p in (emulated.ROOT / "csrc/ops").glob("*/cuda.cu"))
 TARGETS = tuple(emulated.TARGETS)
+# Of matrix products, each for the target in its name.
+PRODUCT_FILES = sorted(str(p.relative_to(emulated.ROOT)) for p in (emulated.ROOT / "csrc/ops").glob("*/sm*.cu"))
+PAIR = re.compile(r"_(e4m3|e5m2)_(e4m3|e5m2)$")
 # Of an SM; CUDA C++ Programming Guide, technical specifications. Registers are given to warps in units of 256.
 REGISTERS, REGISTER_UNIT = 65536, 256
 THREADS = {"sm_80": 2048, "sm_89": 1536, "sm_90a": 2048, "sm_100a": 2048, "sm_120a": 1536}
@@ -113,6 +117,26 @@ def static_table() -> list[str]:
     return rows
 
 
+def product_table() -> list[str]:
+    """A row for each kernel and all pairs of formats."""
+    rows = ["| kernel | target | threads | registers | spilled | main loop: instructions | of these |", "|" + "---|" * 7]
+    for file in PRODUCT_FILES:
+        target = re.sub(r"^sm", "sm_", Path(file).stem)
+        groups: dict[str, list[assembled.Assembled]] = {}
+        for name, kernel in assembled.assemble(file, target).items():
+            if any(assembled.MATRIX.match(code) for code in kernel.instructions):
+                groups.setdefault(PAIR.sub("_*", name), []).append(kernel)
+        for name, kernels in groups.items():
+            loops = [assembled.main_loop(kernel) for kernel in kernels]
+            registers = max(assembled.highest_register(kernel.sass) for kernel in kernels)
+            matrix = next(code for code in loops[0] if assembled.MATRIX.match(code))
+            cells = [f"`{name}`", target, str(kernels[0].largest_block), str(registers), str(sum(k.spilled for k in kernels))]
+            cells += [spread([float(loop["total"]) for loop in loops], 0)]
+            cells += [f"{loops[0][matrix]} {matrix}, {loops[0]['FADD']} FADD"]
+            rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
 def counted_table() -> list[str]:
     head = ["op", "case", "kernels", "bytes ratio", "sectors/request, loads", "stores", "conflicts", "instructions/element"]
     rows = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
@@ -140,6 +164,13 @@ def page() -> str:
             "Registers a thread and the share of an SM's threads that can be resident with them. No kernel has a stack.",
             "",
             *static_table(),
+            "",
+            "## Matrix products",
+            "",
+            "`*`: the pairs of formats. Registers are the most that the code names: kernels with `setmaxnreg` move them between",
+            "their warps. The main loop is the innermost one with matrix instructions.",
+            "",
+            *product_table(),
             "",
             "## Counts",
             "",

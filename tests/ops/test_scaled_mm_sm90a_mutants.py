@@ -33,6 +33,7 @@ class Case:
     tile: int
     problem: Problem
     cluster: int = 1
+    idle: str = "none"  # how a statement begins that is executed but has nothing to do here, unlike in the other cases
 
 
 CASES = {
@@ -41,7 +42,7 @@ CASES = {
     "one consumer": Case(2, Problem(64, 768, 256, bias_dtype=FP32)),
     "fast, added": Case(3, Problem(128, 768, 384, bias_dtype=FP32, accumulate=True)),
     "swapped": Case(5, Problem(16, 384, 512, out_dtype=BF16, bias_dtype=FP32)),
-    "by elements": Case(4, Problem(64, 385, 512, out_dtype=BF16, bias_dtype=FP32)),
+    "by elements": Case(4, Problem(64, 385, 512, out_dtype=BF16, bias_dtype=FP32), idle="cp.async.bulk.wait_group"),
 }
 # By how the deleted instruction begins.
 NEED_NOT_BE_SEEN = {
@@ -89,7 +90,7 @@ def test_nothing_can_be_left_out(name, monkeypatch):
     tried = [m for m in deletions(ptx, entry) if m.line in reached]
     assert len(tried) > 10
     unseen = [m for m in tried if verdict(case, load(m.ptx), monkeypatch) is None]
-    assert [str(m) for m in unseen if not m.before.startswith(tuple(NEED_NOT_BE_SEEN))] == []
+    assert [str(m) for m in unseen if not m.before.startswith((case.idle, *NEED_NOT_BE_SEEN))] == []
 
 
 def test_every_deletion_is_reached_by_some_case(monkeypatch):

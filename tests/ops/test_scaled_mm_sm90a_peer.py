@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import assembled
 import emulated
@@ -14,7 +12,6 @@ import test_scaled_mm_sm90a as sm90a
 import torch
 from emulated import EmulatedDevice
 from ptx_emulator import Result
-from ptx_emulator.compile import nvcc
 from ptx_emulator.triton_launch import BoundKernel, bind_triton
 
 pytest.importorskip("triton")
@@ -37,16 +34,8 @@ def bound(problem: Problem) -> Iterator[tuple[BoundKernel, torch.Tensor]]:
     yield bind_triton(product_by_tma, arguments, options, target=90), out
 
 
-def sass_of(ptx: str, folder: Path) -> str:
-    (folder / "peer.ptx").write_text(ptx)
-    command = [nvcc() or "nvcc", "-cubin", "-arch=sm_90a", str(folder / "peer.ptx"), "-o", str(folder / "peer.cubin")]
-    subprocess.run(command, check=True, capture_output=True)
-    listing = [assembled.cuobjdump() or "cuobjdump", "-sass", str(folder / "peer.cubin")]
-    return subprocess.run(listing, check=True, capture_output=True, text=True).stdout
-
-
-def main_loop_per_product(sass: str) -> float:
-    body = sm90a.main_loop_of(sass)
+def instructions_per_product(kernel: assembled.Assembled) -> float:
+    body = assembled.main_loop(kernel)
     return body["total"] / body["QGMMA"]
 
 
@@ -60,18 +49,18 @@ def wavefronts(result: Result) -> int:
     return found
 
 
-def test_fewer_instructions_and_no_more_wavefronts_than_triton(tmp_path):
+def test_fewer_instructions_and_no_more_wavefronts_than_triton():
     problem = Problem(BLOCK, BLOCK, 768, out_dtype=BF16)
     with bound(problem) as (peer, out):
         theirs = peer.launch((1, 1))
         if (why := assembled.why_not()) is not None:
             pytest.skip(why)
-        their_loop = main_loop_per_product(sass_of(peer.kernel.ptx, tmp_path))
+        their_loop = instructions_per_product(assembled.assemble_ptx(peer.kernel.ptx, "sm_90a")[peer.kernel.kernel.name])
     device = EmulatedDevice("sm_90a")
     result, *_ = sm90a.multiply(device, problem, TILES[1].index, splits=1, cluster=1)
     assert torch.equal(result, out), "both promote every 128 of K and round once"
     ours = device.results[0]
-    our_loop = main_loop_per_product(sm90a.kernels()["mpk_scaled_mm_sm90a_128x128_e4m3_e4m3"].sass)
+    our_loop = instructions_per_product(sm90a.kernels()["mpk_scaled_mm_sm90a_128x128_e4m3_e4m3"])
     print(f"main loop, instructions per QGMMA: {our_loop:.1f}, Triton {their_loop:.1f}")
     assert our_loop <= their_loop
     waves = [wavefronts(ours), wavefronts(theirs)]
