@@ -1,0 +1,123 @@
+"""Triton kernels: FP8 codes by integer arithmetic (the same bytes from every Triton version and architecture), transpose and
+maximum from one read of x."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ... import triton_launch
+from ...triton_device import encode, magnitude_bits
+
+TARGETS = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_103", "sm_120", "gfx950")
+BLOCK, ITERATIONS = 4096, 4  # of the flat kernel: 16 elements a thread at a time
+TILE = 64  # rows and columns of a tile. Transposed rows leave in pieces of 64 bytes: two sectors
+
+
+@triton.jit
+def quantize_flat(x, quant_scale, q, amax_bits, n, E5M2: tl.constexpr, BACKWARDS: tl.constexpr, BLOCK: tl.constexpr, ITERATIONS: tl.constexpr):
+    """Codes of n adjacent elements. BACKWARDS: the last elements first, which the pass before may have left in the cache."""
+    program = tl.program_id(0)
+    if BACKWARDS:
+        program = tl.num_programs(0) - 1 - program
+    start = program.to(tl.int64) * (BLOCK * ITERATIONS)
+    factor = tl.load(quant_scale)
+    largest = tl.zeros((BLOCK,), tl.int32)
+    for i in range(ITERATIONS):
+        at = start + i * BLOCK
+        if at + BLOCK <= n:
+            index = at + tl.arange(0, BLOCK)
+            value = tl.load(x + index)
+            tl.store(q + index, encode(value, factor, E5M2))
+            largest = tl.maximum(largest, magnitude_bits(value))
+        elif at < n:
+            index = at + tl.arange(0, BLOCK)
+            value = tl.load(x + index, mask=index < n, other=0.0)
+            tl.store(q + index, encode(value, factor, E5M2), mask=index < n)
+            largest = tl.maximum(largest, magnitude_bits(value))
+    if amax_bits is not None:
+        tl.atomic_max(amax_bits, tl.max(largest, 0), sem="relaxed")
+
+
+@triton.jit
+def quantize_tile(
+    x,
+    quant_scale,
+    q,
+    q_t,
+    amax_bits,
+    rows,
+    columns,
+    pitch,
+    E5M2: tl.constexpr,
+    BACKWARDS: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """Codes q (rows, columns) and q_t (columns, rows) of x, whose rows are `pitch` apart; either may be None.
+
+    The input tile is transposed and encoded again, not the codes: moving 16-bit elements through shared memory is as
+    cheap as it gets in Triton, bytes go one at a time.
+    """
+    program = tl.program_id(0)
+    if BACKWARDS:
+        program = tl.num_programs(0) - 1 - program
+    across = tl.cdiv(columns, TILE)
+    top, left = (program // across) * TILE, (program % across) * TILE
+    row, column = top + tl.arange(0, TILE), left + tl.arange(0, TILE)
+    factor = tl.load(quant_scale)
+    source = x + row.to(tl.int64)[:, None] * pitch + column[None, :]
+    if (top + TILE <= rows) & (left + TILE <= columns):
+        value = tl.load(source)
+        if q is not None:
+            tl.store(q + row.to(tl.int64)[:, None] * columns + column[None, :], encode(value, factor, E5M2))
+        if q_t is not None:
+            tl.store(q_t + column.to(tl.int64)[:, None] * rows + row[None, :], encode(tl.trans(value), factor, E5M2))
+        if amax_bits is not None:
+            tl.atomic_max(amax_bits, tl.max(tl.max(magnitude_bits(value), 1), 0), sem="relaxed")
+    else:
+        inside = (row < rows)[:, None] & (column < columns)[None, :]
+        value = tl.load(source, mask=inside, other=0.0)
+        if q is not None:
+            tl.store(q + row.to(tl.int64)[:, None] * columns + column[None, :], encode(value, factor, E5M2), mask=inside)
+        if q_t is not None:
+            inside_t = (column < columns)[:, None] & (row < rows)[None, :]
+            tl.store(q_t + column.to(tl.int64)[:, None] * rows + row[None, :], encode(tl.trans(value), factor, E5M2), mask=inside_t)
+        if amax_bits is not None:
+            tl.atomic_max(amax_bits, tl.max(tl.max(magnitude_bits(value), 1), 0), sem="relaxed")
+
+
+def why_not(x: Tensor, quant_scale: Tensor, dtype: torch.dtype, transpose: bool) -> str | None:
+    return triton_launch.why_not("x", x)
+
+
+def run(q: Tensor, q_t: Tensor, amax: Tensor, x: Tensor, quant_scale: Tensor, dtype: torch.dtype, transpose: bool) -> None:
+    write_codes(q, q_t if transpose else None, amax.zero_(), x, quant_scale)
+
+
+def write_codes(
+    q: Tensor, q_t: Tensor | None, amax: Tensor | None, x: Tensor, quant_scale: Tensor, *, backwards: bool = False
+) -> None:
+    """One launch. `amax` must be 0; None does not look for it."""
+    if x.numel() == 0:
+        return
+    codes, codes_t = q.view(torch.uint8), None if q_t is None else q_t.view(torch.uint8)
+    bits = None if amax is None else amax.view(torch.int32)
+    e5m2 = q.dtype == torch.float8_e5m2
+    if q_t is None and x.is_contiguous():
+        grid = triton_launch.cdiv(x.numel(), BLOCK * ITERATIONS)
+        args: tuple[object, ...] = (x, quant_scale, codes, bits, x.numel())
+        options = {"BLOCK": BLOCK, "ITERATIONS": ITERATIONS}
+        triton_launch.launch(quantize_flat, grid, args, num_warps=8, E5M2=e5m2, BACKWARDS=backwards, **options)
+        return
+    if x.dim() != 2 or 1 not in x.stride():
+        x = x.contiguous()
+        if q_t is None:
+            return write_codes(q, None, amax, x, quant_scale, backwards=backwards)
+    if x.stride(1) != 1:  # adjacent along columns: its transpose has rows, and the outputs change places
+        x, codes, codes_t = x.t(), codes_t, codes  # type: ignore[assignment]  # either may be None
+    rows, columns = x.shape
+    grid = triton_launch.cdiv(rows, TILE) * triton_launch.cdiv(columns, TILE)
+    args = (x, quant_scale, codes, codes_t, bits, rows, columns, x.stride(0))
+    triton_launch.launch(quantize_tile, grid, args, num_warps=4, E5M2=e5m2, BACKWARDS=backwards, TILE=TILE)

@@ -1,0 +1,67 @@
+"""Device functions that several Triton kernels call."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from .formats import HIGH_PRECISION_DTYPES, format_of
+
+POINTED = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}  # what a table's addresses point to
+
+
+def _first_infinite(dtype: torch.dtype) -> int:
+    """The bits of the least float32 magnitude that rounds to Inf: half a unit in the last place above the largest number."""
+    largest = torch.tensor(format_of(dtype).max)
+    return int(largest.view(torch.int32)) + (1 << (22 - format_of(dtype).mantissa_bits) if dtype != torch.float32 else 1)
+
+
+FIRST_INFINITE = {dtype: _first_infinite(dtype) for dtype in HIGH_PRECISION_DTYPES}
+
+
+@triton.jit
+def magnitude_bits(x):
+    """|float32(x)| as int32. As integers they are ordered like the magnitudes, with NaN above Inf."""
+    return x.to(tl.float32).to(tl.int32, bitcast=True) & 0x7FFFFFFF
+
+
+@triton.jit
+def encode(x, quant_scale, E5M2: tl.constexpr):
+    """saturate(RNE(float32(x) * quant_scale)) as uint8, in integer code: Triton's own casts differ by version and architecture.
+
+    A normal result is the product's bits with the exponent rebiased and rounded at the last kept bit (20 or 21 fall away): adding
+    half an ulp less one, plus the kept bit's parity, carries exactly when round-half-even does. Below the smallest normal, an FP32
+    addition of the power of two whose ulp is the format's subnormal step does the rounding. NaN is 0x7f with the sign of the factors.
+    """
+    wide = x.to(tl.float32)
+    bits = (wide * quant_scale).to(tl.int32, bitcast=True)
+    sign = ((wide.to(tl.int32, bitcast=True) ^ quant_scale.to(tl.int32, bitcast=True)) >> 24) & 0x80
+    a = bits & 0x7FFFFFFF
+    if E5M2:
+        code = ((a + 0xFFFFF + ((a >> 21) & 1)) >> 21) - ((127 - 15) << 2)
+        tiny = (a.to(tl.float32, bitcast=True) + 128.0).to(tl.int32, bitcast=True) - 0x43000000  # ulp(2^7) = 2^-16
+        code = tl.where(a < 0x38800000, tiny, code)  # 2^-14
+        code = tl.where(a >= 0x47600000, 0x7B, code)  # 57344
+    else:
+        code = ((a + 0x7FFFF + ((a >> 20) & 1)) >> 20) - ((127 - 7) << 3)
+        tiny = (a.to(tl.float32, bitcast=True) + 16384.0).to(tl.int32, bitcast=True) - 0x46800000  # ulp(2^14) = 2^-9
+        code = tl.where(a < 0x3C800000, tiny, code)  # 2^-6
+        code = tl.where(a >= 0x43E00000, 0x7E, code)  # 448
+    code = tl.where(a > 0x7F800000, 0x7F, code)
+    return (code | sign).to(tl.uint8)
+
+
+@triton.jit
+def scales_of(amax, largest, previous, POWER_OF_TWO: tl.constexpr):
+    """(quant_scale, dequant_scale) of compute_scale, where `largest` is fp8_max / 2^margin as float64 (a power of two times 7).
+
+    One float64 division, rounded to float32, is correctly rounded: docs/numerics.md.
+    """
+    quotient = tl.minimum(largest / amax.to(tl.float64), 3.4028234663852886e38)
+    if POWER_OF_TWO:
+        quotient = (quotient.to(tl.int64, bitcast=True) & -4503599627370496).to(tl.float64, bitcast=True)  # -2^52: no fraction
+    usable = (amax > 0) & (amax < float("inf"))
+    quant_scale = tl.where(usable, quotient.to(tl.float32), previous)
+    dequant_scale = tl.minimum(tl.div_rn(tl.full((), 1.0, tl.float32), quant_scale), 3.4028234663852886e38)
+    return quant_scale, dequant_scale
