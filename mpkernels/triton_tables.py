@@ -1,7 +1,7 @@
 """Lists of tensors for Triton kernels: a table on the device of where they are, and which program works on which piece.
 
 A program takes one chunk of one tensor. `rows` has one row of int64 for each tensor: elements, first chunk, whether all of its
-pointers are 16-byte aligned, then the pointers; `chunks` names each chunk's tensor.
+pointers are 16-byte aligned, the pointers, and a word of the caller's if it has one; `chunks` names each chunk's tensor.
 
 A table depends on addresses and sizes only, and a training step passes the same ones again: tables are kept and looked up, so
 that nothing is copied to the device from the second step on. One that is made while a CUDA graph is being captured is kept for
@@ -33,13 +33,18 @@ _tables: OrderedDict[tuple[object, ...], tuple[Table, Tensor]] = OrderedDict()
 _captured: list[tuple[Table, Tensor]] = []
 
 
-def table_of(columns: Sequence[Sequence[Tensor]], numels: Sequence[int], device: torch.device) -> Table:
-    """The table of tensors whose i-th row points to the i-th of each column. `numels`: elements of each row."""
-    key = (device, *numels, *(t.data_ptr() for column in columns for t in column))
+def table_of(
+    columns: Sequence[Sequence[Tensor]], numels: Sequence[int], device: torch.device, last: Sequence[int] = ()
+) -> Table:
+    """The table whose i-th row points to the i-th tensor of each column and ends with the i-th of `last`.
+
+    `numels`: elements of each row's tensors.
+    """
+    key = (device, *numels, *last, *(t.data_ptr() for column in columns for t in column))
     if key in _tables:
         _tables.move_to_end(key)
         return _tables[key][0]
-    made = make_table(columns, numels, device)
+    made = make_table(columns, numels, device, last)
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         _captured.append(made)
     else:
@@ -49,14 +54,16 @@ def table_of(columns: Sequence[Sequence[Tensor]], numels: Sequence[int], device:
     return made[0]
 
 
-def make_table(columns: Sequence[Sequence[Tensor]], numels: Sequence[int], device: torch.device) -> tuple[Table, Tensor]:
+def make_table(
+    columns: Sequence[Sequence[Tensor]], numels: Sequence[int], device: torch.device, last: Sequence[int]
+) -> tuple[Table, Tensor]:
     """The table and the host's copy of it."""
     words: list[int] = []
     chunks: list[int] = []
     for i, numel in enumerate(numels):
         pointers = [column[i].data_ptr() for column in columns]
         aligned = all(pointer % 16 == 0 for pointer in pointers)
-        words += [numel, len(chunks), int(aligned), *pointers]
+        words += [numel, len(chunks), int(aligned), *pointers, *last[i : i + 1]]
         chunks += [i] * (-(-numel // CHUNK))
     host = torch.tensor(words + chunks, dtype=torch.int64, pin_memory=device.type == "cuda")
     there = host.to(device, non_blocking=True)

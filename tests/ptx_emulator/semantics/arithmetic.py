@@ -89,10 +89,25 @@ def float_binary(b: Binding, kind: ScalarType, native: np.ufunc, exact: Function
     return elementwise(b, kind, floating(PACKED.get(kind.name, kind.name), exact, **how), 2)
 
 
+def mixed(b: Binding, narrow: ScalarType, compute: Function, sources: int) -> Step:
+    """.f32.bf16 and .f32.f16 (sm_100 and later): all operands but the last are narrow, widened exactly; the result is .f32."""
+    wide = TYPES["f32"]
+    destination = b.destination(0, wide)
+    operands = [b.source(1 + i, wide if i == sources - 1 else narrow) for i in range(sources)]
+    function = floating("f32", compute, **float_modifiers(b))
+
+    def widened(x: Any, last: bool) -> Any:
+        return x if last else nx.bf16_to_f32(np.asarray(x)) if narrow.name == "bf16" else np.asarray(x, np.float32)
+
+    return lambda active: destination.write(function(*[widened(x, x is operands[-1]) for x in operands]), active)
+
+
 @instruction("add", "sub")
 def add(b: Binding) -> Step:
     kind = b.type()
     subtract = b.instruction.opcode == "sub"
+    if kind.name in ("bf16", "f16") and b.flag("f32"):
+        return mixed(b, kind, (lambda x, y: nx.sum_odd(x, -y)) if subtract else nx.sum_odd, 2)
     if is_float(kind.name):
         exact = (lambda x, y: nx.sum_odd(x, -y)) if subtract else nx.sum_odd
         return float_binary(b, kind, np.subtract if subtract else np.add, exact)
@@ -201,7 +216,10 @@ def mul24(b: Binding) -> Step:
 
 @instruction("fma")
 def fma(b: Binding) -> Step:
-    return fma_step(b, b.type())
+    kind = b.type()
+    if kind.name in ("bf16", "f16") and b.flag("f32"):
+        return mixed(b, kind, nx.fma_odd, 3)
+    return fma_step(b, kind)
 
 
 def fma_step(b: Binding, kind: ScalarType) -> Step:
