@@ -1,6 +1,7 @@
 """A functional emulator of PTX on the CPU, in NumPy, that watches every access. See README.md."""
 
 from .api import EVERY_POLICY, Buffer, Kernel, KernelFault, Module, Policy, PTXError, Result, Struct, launch, load
+from .tensor_map import TensorMap
 
 __all__ = [
     "EVERY_POLICY",
@@ -12,6 +13,7 @@ __all__ = [
     "Policy",
     "Result",
     "Struct",
+    "TensorMap",
     "launch",
     "load",
 ]

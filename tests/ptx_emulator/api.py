@@ -269,3 +269,4 @@ def finish(machine: Machine) -> None:
         machine.report(reports.IN_FLIGHT, message, operation.instruction)
     while machine.engines.progress():
         pass
+    machine.engines.close()

@@ -110,7 +110,13 @@ class DeviceArrays:
             if old is None:
                 spans[spans_key] = [end, buffer.name or default, buffer.initialised, phase, writable]
             else:
-                spans[spans_key] = [max(end, old[0]), old[1], old[2] and buffer.initialised, phase, old[4] or writable]
+                spans[spans_key] = [
+                    max(end, old[0]),
+                    buffer.name or old[1],
+                    old[2] and buffer.initialised,
+                    phase,
+                    old[4] or writable,
+                ]
         self.ranges: list[tuple[int, int, str, bool, int, bool]] = []
         for start, (end, name, initialised, phase, writable) in sorted(spans.items()):
             if start < 0:

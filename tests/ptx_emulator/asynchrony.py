@@ -29,15 +29,19 @@ class Policy:
     schedule: "lockstep" runs all warps that are at the lowest program counter together (fast); "random" picks warps at
         random and runs them for a random number of instructions.
     completion: "late", "early" or "random", or a mapping from engine to one of them ("*" for the others).
+    wgmma_scope: "warpgroup": a wait of one warp tells that a wgmma has read its operands for all four; "warp": for that warp.
     """
 
     schedule: str = "lockstep"
     completion: str | Mapping[str, str] = "late"
     seed: int = 0
+    wgmma_scope: str = "warpgroup"
 
     def __post_init__(self) -> None:
         if self.schedule not in ("lockstep", "random"):
             raise ValueError(f"schedule must be lockstep or random, got {self.schedule!r}")
+        if self.wgmma_scope not in ("warpgroup", "warp"):
+            raise ValueError(f"wgmma_scope must be warpgroup or warp, got {self.wgmma_scope!r}")
         for each in [self.completion] if isinstance(self.completion, str) else self.completion.values():
             if each not in COMPLETIONS:
                 raise ValueError(f"completion must be one of {COMPLETIONS}, got {each!r}")
@@ -113,6 +117,10 @@ class Engine:
         gone = {id(o) for o in operations}
         self.operations = [o for o in self.operations if id(o) not in gone]
 
+    def close(self) -> None:
+        """The program has ended and everything is performed: retire what it did not have to wait for."""
+        self.retire([o for o in self.operations if not o.must_retire])
+
     def _forget(self) -> None:
         """Operations without a retirement leave the queue when they have been performed."""
         self.operations = [o for o in self.operations if not o.done or o.retire is not None]
@@ -174,6 +182,10 @@ class Engines:
 
     def unfinished(self) -> list[tuple[str, Operation]]:
         return [(name, operation) for name, engine in self.engines.items() for operation in engine.unfinished()]
+
+    def close(self) -> None:
+        for engine in self.engines.values():
+            engine.close()
 
     def reset(self) -> None:
         self.engines.clear()

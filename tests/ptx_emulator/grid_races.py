@@ -33,10 +33,60 @@ class GridRaces:
         self.instruction_at: dict[int, int] = {}  # step of a store -> its instruction
         self.clash: np.ndarray | None = None
         self.synchronised = np.zeros(int(np.prod(machine.grid)) + 1, np.int32)  # the last ordering access of each CTA
+        self.fenced = np.zeros_like(self.synchronised)  # its last fence.proxy.async
 
     def synchronise(self, active: Active) -> None:
         """An atomic or an ordering load."""
         self.synchronised[self.machine.cta_number[active.lanes]] = self.machine.step
+
+    def proxy_fence(self, active: Active) -> None:
+        self.fenced[self.machine.cta_number[active.lanes]] = self.machine.step
+
+    def bulk(self, instruction: Instruction, starts: np.ndarray, length: int, lane: int, write: bool) -> None:
+        """An asynchronous operation of a thread reads or will write `length` bytes at each start.
+
+        Of what it writes, cells that it covers only in part are left out: their other bytes may be another CTA's.
+        """
+        first, last = starts // self.cell, -(-(starts + length) // self.cell)
+        if write:
+            first, last = -(-starts // self.cell), (starts + length) // self.cell
+        index = first[:, None] + np.arange(int((last - first).max(initial=0)))
+        cells = index[index < last[:, None]]
+        if not cells.size:
+            return
+        cta = int(self.machine.cta_number[lane])
+        lanes = np.full(len(cells), lane)
+        writer, written, late = self.writer[cells], self.write_step[cells], self.synchronised[cta]
+        bad = (writer != cta) & (writer != 0) & (written >= late)
+        if bad.any():
+            self._report(instruction, bad[:, None], cells[:, None], None, lanes, None, "writes" if write else "reads")
+        reader = self.reader[cells]
+        if not write:
+            self._check_proxy(instruction, cells, writer, written, cta, lane)
+            self.reader[cells] = np.where((reader == 0) | (reader == cta), cta, MANY)
+            self.read_step[cells] = self.machine.step
+            return
+        bad = (reader != cta) & (reader != 0) & (self.read_step[cells] >= late)
+        if bad.any():
+            self._report(instruction, bad[:, None], cells[:, None], None, lanes, None, "overwrites")
+        self.writer[cells] = cta
+        self.write_step[cells] = self.machine.step
+        self.instruction_at[self.machine.step] = instruction.index
+
+    def _check_proxy(
+        self, instruction: Instruction, cells: np.ndarray, writer: np.ndarray, written: np.ndarray, cta: int, lane: int
+    ) -> None:
+        """The async proxy reads what threads of this kernel wrote: the writer's CTA or this one must have fenced since."""
+        bad = (writer != 0) & (written > np.maximum(self.fenced[writer], self.fenced[cta]))
+        for step in np.unique(written[bad]):
+            earlier = self.machine.program[self.instruction_at[int(step)]]
+            if earlier.opcode != "cp":  # a bulk copy is in the async proxy itself
+                at = int(np.argmax(bad & (written == step)))
+                place = self.machine.memory.place(self.machine.memory.global_space, int(cells[at]) * self.cell, self.cell)
+                message = f"the async proxy reads {place}, which a thread of CTA {self._name(int(writer[at]))} wrote at PTX line "
+                message += f"{earlier.line} ({earlier.text}), without a fence.proxy.async after the write"
+                self.machine.report(reports.PROXY_FENCE, message, instruction, lane)
+                return
 
     def access(self, instruction: Instruction, offsets: np.ndarray, size: int, active: Active, rows: np.ndarray | None) -> None:
         """Before a load (rows is None) or a store. After a store comes `stored`."""
@@ -53,7 +103,7 @@ class GridRaces:
         if writer.any():
             bad = (writer != cta) & (writer != 0) & (self.write_step[cells].reshape(shape) >= late)
             if bad.any():
-                self._report(instruction, bad, index, offsets, active, rows, "reads" if rows is None else "writes")
+                self._report(instruction, bad, index, offsets, active.lanes, rows, "reads" if rows is None else "writes")
         reader = self.reader[cells].reshape(shape)
         step = self.machine.step
         if rows is None:
@@ -65,7 +115,7 @@ class GridRaces:
         if reader.any():
             bad = (reader != cta) & (reader != 0) & (self.read_step[cells].reshape(shape) >= late)
             if bad.any():
-                self._report(instruction, bad, index, offsets, active, rows, "overwrites")
+                self._report(instruction, bad, index, offsets, active.lanes, rows, "overwrites")
         self.writer[cells] = np.broadcast_to(cta, shape).reshape(self.writer[cells].shape)
         self.write_step[cells] = step
         self.instruction_at[step] = instruction.index
@@ -92,14 +142,14 @@ class GridRaces:
         instruction: Instruction,
         bad: np.ndarray,
         index: np.ndarray,
-        offsets: np.ndarray,
-        active: Active,
+        offsets: np.ndarray | None,
+        of_lane: np.ndarray,
         rows: np.ndarray | None,
         verb: str,
     ) -> None:
         lanes = bad.any(axis=1)
         space = self.machine.memory.global_space
-        if rows is not None:  # writing what is there already is harmless
+        if rows is not None and offsets is not None:  # writing what is there already is harmless
             lanes &= (space.rows(offsets, rows.shape[1]) != rows).any(axis=1)
             if not lanes.any():
                 return
@@ -113,7 +163,7 @@ class GridRaces:
             earlier = self.machine.program[self.instruction_at[int(self.write_step[cell])]]
             whose = f"CTA {self._name(int(self.writer[cell]))} writes at PTX line {earlier.line} ({earlier.text})"
         message = f"{verb} {place}, which {whose}; nothing orders the two CTAs"
-        self.machine.report(reports.RACE, message, instruction, active.lanes[at], None, int(lanes.sum()))
+        self.machine.report(reports.RACE, message, instruction, of_lane[at], None, int(lanes.sum()))
 
     def _name(self, number: int) -> tuple[int, int, int]:
         x, y, _ = self.machine.grid

@@ -15,6 +15,7 @@ from .grid_races import GridRaces
 from .memory import Memory
 from .program import Program
 from .registers import WARP, RegisterFile
+from .registers_in_flight import RegistersInFlight
 from .reports import ReportLog
 from .sanitizer import Sanitizer
 from .scheduler import Scheduler
@@ -80,6 +81,7 @@ class Machine:
         self._lanes()
         self.sanitizer = Sanitizer(self, program.cell, options.races)
         self.grid_races = GridRaces(self, program.global_cell) if options.races else None
+        self.registers_in_flight = RegistersInFlight(self)
         self.engines = Engines(options.policy, self.rng)
         self.scheduler = Scheduler(self)
         self.state: dict[str, Any] = {}  # what families keep between instructions, by name; emptied for each batch
@@ -189,6 +191,7 @@ class Machine:
         self.memory.shared.reset()
         self.memory.local.reset()
         self.sanitizer.reset()
+        self.registers_in_flight.reset()
         self.engines.reset()
         self.state.clear()
         self.scheduler.start(present & self.exists)

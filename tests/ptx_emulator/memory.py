@@ -15,6 +15,7 @@ from .registers import UNSIGNED, Active
 from .spaces import (
     CONST_WINDOW,
     FRESH,
+    IN_FLIGHT,
     LOCAL_WINDOW,
     MAPPED,
     PARAM_WINDOW,
@@ -22,7 +23,6 @@ from .spaces import (
     SHARED_WINDOW,
     WINDOW_SHIFT,
     WINDOWS,
-    WRITING,
     WRITTEN,
     Arena,
     ConstantSpace,
@@ -87,6 +87,7 @@ class Memory:
             offsets, bad, written = arena.locate(addresses, size)
         align = align or size
         skew = addresses & (align - 1)
+        crooked = None
         if skew.any():
             crooked = skew != 0 if bad is None else (skew != 0) & ~bad
             if crooked.any():
@@ -96,17 +97,19 @@ class Memory:
                 self.machine.report(
                     reports.MISALIGNED, message, instruction, active.lanes[first], int(addresses[first]), int(crooked.sum())
                 )
-            bad = skew != 0 if bad is None else bad | (skew != 0)
-            offsets = np.where(skew != 0, 0, offsets)
-        if bad is None:
-            return arena, offsets, None, written
-        outside = bad & (skew == 0)
-        if outside.any():
-            first = int(np.argmax(outside))
+            offsets = np.where(crooked, 0, offsets)
+        if bad is not None and bad.any():
+            first = int(np.argmax(bad))
             message = f"{space} {what} of {arena.describe(int(addresses[first]), size)}"
             self.machine.report(
-                reports.OUT_OF_BOUNDS, message, instruction, active.lanes[first], int(addresses[first]), int(outside.sum())
+                reports.OUT_OF_BOUNDS, message, instruction, active.lanes[first], int(addresses[first]), int(bad.sum())
             )
+        if bad is None or crooked is None:
+            bad = crooked if bad is None else bad
+        else:
+            bad = bad | crooked
+        if bad is None:
+            return arena, offsets, None, written
         return arena, offsets, ~bad, written
 
     # Bytes.
@@ -149,6 +152,8 @@ class Memory:
                 continue
             if arena is self.global_space and arena.has_read_only:
                 good = self._writable(instruction, offsets, size, act, good)
+            if arena is self.global_space and arena.in_flight:
+                self._check_idle(instruction, offsets, size, act)
             if good is not None:
                 act, offsets, data = act.subset(good), offsets[good], data[good]
             if act.count:
@@ -171,15 +176,24 @@ class Memory:
         self.machine.report(reports.OUT_OF_BOUNDS, f"store to {name}: {name} is read-only", instruction, active.lanes[first])
         return ~bad if good is None else good & ~bad
 
+    def _check_idle(self, instruction: Instruction, offsets: np.ndarray, size: int, active: Active) -> None:
+        bad = self.global_space.lacking(offsets, size, IN_FLIGHT, 0)
+        if bad is not None:
+            first = int(np.argmax(bad))
+            place = self.place(self.global_space, int(offsets[first]), size)
+            message = f"writes {place} while an asynchronous operation may still be writing it (no cp.async.bulk.wait_group "
+            message += "without .read came before)"
+            self.machine.report(reports.IN_FLIGHT, message, instruction, active.lanes[first], None, int(bad.sum()))
+
     def _check_written(self, instruction: Instruction, arena: Arena, offsets: np.ndarray, size: int, active: Active) -> None:
         ready = MAPPED | WRITTEN
-        bad = arena.lacking(offsets, size, ready | WRITING, ready)
+        bad = arena.lacking(offsets, size, ready | IN_FLIGHT, ready)
         if bad is None:
             return
         first = int(np.argmax(bad))
         state = arena.state[offsets[first] : offsets[first] + size]
         place = self.place(arena, int(offsets[first]), size)
-        if (state & WRITING).any():
+        if (state & IN_FLIGHT).any():
             kind, message = (
                 reports.IN_FLIGHT,
                 f"reads {place} while an asynchronous copy may still be writing it (no wait came before)",

@@ -138,6 +138,8 @@ def global_access(instruction: Instruction) -> int:
     spaces = {w.split("::")[0] for w in instruction.modifiers}
     if instruction.opcode == "st" and not {"shared", "param", "local"} & spaces:
         return vector_bytes(instruction)
+    if instruction.opcode == "tensormap" and "shared" not in spaces:
+        return SHARED_ACCESS["tensormap"]
     return LARGEST_CELL
 
 

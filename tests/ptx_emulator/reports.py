@@ -12,6 +12,7 @@ UNINITIALISED = "uninitialised"
 RACE = "race"
 IN_FLIGHT = "in-flight"  # touched while an asynchronous operation still reads or writes it, or pending at exit
 PROXY_FENCE = "proxy-fence"
+WGMMA_FENCE = "wgmma-fence"  # registers passed between threads and wgmma without wgmma.fence
 BARRIER = "barrier"
 MBARRIER = "mbarrier"
 DIVERGENCE = "divergence"

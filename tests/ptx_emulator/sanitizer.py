@@ -164,19 +164,19 @@ class Sanitizer:
                 message = f"writes {place} while an asynchronous copy may still be writing it (no wait came before)"
                 machine.report(reports.IN_FLIGHT, message, instruction, active.lanes[at])
             if self.readers is not None:
-                self._check_readers(instruction, offsets, size, active)
+                self._check_readers(instruction, offsets, size, active.lanes)
         if not self.enabled:
             return
         cells = self.cells(offsets, size)
         warp = active.warp_of
         agent = self.agent_of_warp[warp]
         self._check_write(
-            instruction, cells, self.clock, warp, active, "writes" if rows is not None else "reads", rows, offsets, atomic
+            instruction, cells, self.clock, warp, active.lanes, "writes" if rows is not None else "reads", rows, offsets, atomic
         )
         if rows is None and not atomic:
             self.read_step[agent[:, None], cells] = machine.step
             return
-        self._check_reads(instruction, cells, self.clock, warp, active, offsets)
+        self._check_reads(instruction, cells, self.clock, warp, active.lanes)
         self.writer[cells] = agent[:, None]
         self.write_step[cells] = machine.step
         self.write_index[cells] = instruction.index
@@ -187,7 +187,7 @@ class Sanitizer:
     def check_after_write(self, instruction: Instruction, offsets: np.ndarray, size: int, active: Active, verb: str) -> None:
         """What the active threads use here must have been written before, in the order that synchronisation makes."""
         cells = self.cells(offsets, size)
-        self._check_write(instruction, cells, self.clock, active.warp_of, active, verb, None, offsets, False)
+        self._check_write(instruction, cells, self.clock, active.warp_of, active.lanes, verb, None, offsets, False)
 
     def check_lost_stores(self, instruction: Instruction, offsets: np.ndarray, rows: np.ndarray, active: Active) -> None:
         """After a store: two lanes of the instruction wrote different values to one place."""
@@ -206,7 +206,7 @@ class Sanitizer:
         cells: np.ndarray,
         clocks: np.ndarray,
         which: np.ndarray,
-        active: Active | None,
+        lanes: np.ndarray | None,
         verb: str,
         rows: np.ndarray | None,
         offsets: np.ndarray,
@@ -230,7 +230,7 @@ class Sanitizer:
         place = self.machine.memory.place(self.machine.memory.shared, int(cell) * self.cell, self.cell)
         message = f"{verb} {place}, which {self.agent_name(int(self.writer[cell]))} wrote at PTX line {earlier.line} "
         message += f"({earlier.text}), with no barrier or wait between"
-        lane = active.lanes[at] if active is not None else None
+        lane = lanes[at] if lanes is not None else None
         self.machine.report(reports.RACE, message, instruction, lane, None, int(bad.sum()))
 
     def _check_reads(
@@ -239,8 +239,7 @@ class Sanitizer:
         cells: np.ndarray,
         clocks: np.ndarray,
         which: np.ndarray,
-        active: Active | None,
-        offsets: np.ndarray,
+        lanes: np.ndarray | None,
     ) -> None:
         """All reads of each cell must come before."""
         known = clocks[which][:, : len(self.read_step)].T[:, :, None]
@@ -250,7 +249,7 @@ class Sanitizer:
         agent, at, k = (int(x[0]) for x in np.nonzero(conflict))
         place = self.machine.memory.place(self.machine.memory.shared, int(cells[at, k]) * self.cell, self.cell)
         message = f"writes {place}, which {self.agent_name(agent)} reads, with no barrier or wait between the read and this"
-        lane = active.lanes[at] if active is not None else None
+        lane = lanes[at] if lanes is not None else None
         self.machine.report(reports.RACE, message, instruction, lane, None, int(conflict.any(axis=(0, 2)).sum()))
 
     def agent_name(self, agent: int) -> str:
@@ -270,26 +269,27 @@ class Sanitizer:
         active: Active | None,
         clocks: np.ndarray,
         which: np.ndarray,
+        lane: int | None = None,
     ) -> None:
         """An asynchronous write was issued: it comes after clocks[which[i]] and nothing else; nobody may touch its bytes.
 
-        For one operation with the past `rows`: clocks = rows[:1], which = zeros.
+        For one operation of a thread: active = None, clocks = row(warp)[:1], which = zeros, lane for the messages.
         """
         shared = self.machine.memory.shared
+        lanes = active.lanes if active is not None else None if lane is None else np.full(len(offsets), lane)
         bad = shared.lacking(offsets, size, WRITING, 0)
         if bad is not None:
-            place = self.machine.memory.place(shared, int(offsets[int(np.argmax(bad))]), size)
+            at = int(np.argmax(bad))
+            place = self.machine.memory.place(shared, int(offsets[at]), size)
             message = f"starts an asynchronous write of {place} while an earlier one may still be writing it"
-            self.machine.report(
-                reports.IN_FLIGHT, message, instruction, None if active is None else active.lanes[int(np.argmax(bad))]
-            )
+            self.machine.report(reports.IN_FLIGHT, message, instruction, None if lanes is None else lanes[at])
         if self.readers is not None:
-            self._check_readers(instruction, offsets, size, active)
+            self._check_readers(instruction, offsets, size, lanes)
         if self.enabled:
             cells = self.cells(offsets, size)
             clocks = np.pad(clocks, ((0, 0), (0, self.clock.shape[1] - clocks.shape[1])))
-            self._check_write(instruction, cells, clocks, which, active, "asynchronously writes", None, offsets, False)
-            self._check_reads(instruction, cells, clocks, which, active, offsets)
+            self._check_write(instruction, cells, clocks, which, lanes, "asynchronously writes", None, offsets, False)
+            self._check_reads(instruction, cells, clocks, which, lanes)
         shared.set_state(offsets, size, MAPPED | WRITTEN | WRITING)
 
     def end_async_write(self, instruction: Instruction, offsets: np.ndarray, size: int, agents: np.ndarray | int) -> None:
@@ -329,9 +329,9 @@ class Sanitizer:
         np.add.at(self.readers, cells.reshape(-1), 1)
         if self.enabled:
             clocks = np.pad(rows[:1], ((0, 0), (0, self.clock.shape[1] - rows.shape[1])))
-            self._check_write(
-                instruction, cells, clocks, np.zeros(len(cells), np.int64), None, "asynchronously reads", None, offsets, False
-            )
+            lanes = None if lane is None else np.full(len(offsets), lane)
+            which = np.zeros(len(cells), np.int64)
+            self._check_write(instruction, cells, clocks, which, lanes, "asynchronously reads", None, offsets, False)
 
     def end_async_read(self, offsets: np.ndarray, size: int, agent: int) -> None:
         """The read is known to be complete to `agent`."""
@@ -344,14 +344,14 @@ class Sanitizer:
                 self.read_step = np.concatenate([self.read_step, np.zeros((missing, self.read_step.shape[1]), np.int32)])
             self.read_step[agent, cells] = self.machine.step
 
-    def _check_readers(self, instruction: Instruction, offsets: np.ndarray, size: int, active: Active | None) -> None:
+    def _check_readers(self, instruction: Instruction, offsets: np.ndarray, size: int, lanes: np.ndarray | None) -> None:
         assert self.readers is not None
         busy = self.readers[self.cells(offsets, size)].any(axis=1)
         if busy.any():
             at = int(np.argmax(busy))
             place = self.machine.memory.place(self.machine.memory.shared, int(offsets[at]), size)
             message = f"writes {place} while an asynchronous operation may still be reading it (no wait came before)"
-            self.machine.report(reports.IN_FLIGHT, message, instruction, None if active is None else active.lanes[at])
+            self.machine.report(reports.IN_FLIGHT, message, instruction, None if lanes is None else lanes[at])
 
     def home(self, lane: int) -> int:
         """The agent of a lane's warp."""

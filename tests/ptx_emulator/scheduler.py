@@ -52,7 +52,8 @@ class Scheduler:
             guard = None
             if instruction.guard is not None:
                 guard = self.machine.registers.arrays[instruction.guard.key]
-            self.steps.append((instruction, bind(instruction, self.machine), guard))
+            step = self.machine.registers_in_flight.watch(instruction, bind(instruction, self.machine))
+            self.steps.append((instruction, step, guard))
 
     def start(self, lanes: np.ndarray) -> None:
         self.pc[:] = self.machine.kernel.entries[self.machine.kernel.name]

@@ -1,5 +1,5 @@
 """The state spaces: bytes, and for each byte whether it may be touched (MAPPED), holds a value (WRITTEN) or is being
-written by an asynchronous operation (WRITING), or belongs to the host for good (READ_ONLY).
+written (WRITING) or added to (REDUCING) by an asynchronous operation, or belongs to the host for good (READ_ONLY).
 
 Every space starts with a few bytes that no address maps to; accesses that were reported are redirected there.
 """
@@ -13,7 +13,8 @@ import numpy as np
 
 from .registers import UNSIGNED
 
-MAPPED, WRITTEN, WRITING, READ_ONLY = 1, 2, 4, 8
+MAPPED, WRITTEN, WRITING, READ_ONLY, REDUCING = 1, 2, 4, 8, 16
+IN_FLIGHT = WRITING | REDUCING
 FRESH = 0xCD  # what memory holds before it is written, and what a faulty load returns
 
 # Generic addresses: the top bits name the window.
@@ -120,11 +121,41 @@ class GlobalSpace(Arena):
             top = offset + size + max(GUARD, size)  # untouched pages of np.zeros cost nothing
         super().__init__(top)
         self.has_read_only = not all(a.writable for a in self.allocations)
+        self.in_flight = 0  # asynchronous writes and reductions that nothing has waited for
+        self.reductions: np.ndarray | None = None  # for each byte, those in flight
         self.starts = [a.offset for a in self.allocations]
         for each in self.allocations:
             self.state[each.offset : each.end] = MAPPED | (WRITTEN if each.whole else 0) | (0 if each.writable else READ_ONLY)
             if not each.whole:
                 self.data[each.offset : each.end] = FRESH
+
+    def begin_async_write(self, index: np.ndarray, reduces: bool) -> None:
+        """An asynchronous operation may write these bytes from now on, or add to them as other reductions do."""
+        if not index.size:
+            return
+        first, last = int(index.min()), int(index.max())
+        for each in self.allocations[bisect_right(self.starts, first) - 1 : bisect_right(self.starts, last)]:
+            each.whole = False
+        self.in_flight += 1
+        if not reduces:
+            self.state[index] = MAPPED | WRITTEN | WRITING
+            return
+        if self.reductions is None:
+            self.reductions = np.zeros(self.size, np.uint16)
+        self.reductions[index] += np.uint16(1)
+        self.state[index] |= REDUCING
+
+    def end_async_write(self, index: np.ndarray, reduces: bool) -> None:
+        """The operation is known to be complete."""
+        if not index.size:
+            return
+        self.in_flight -= 1
+        if not reduces:
+            self.state[index] = MAPPED | WRITTEN
+            return
+        assert self.reductions is not None
+        self.reductions[index] -= np.uint16(1)
+        self.state[index[self.reductions[index] == 0]] &= np.uint8(255 - REDUCING)
 
     def locate(self, addresses: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray | None, bool]:
         """(offsets, which are out of bounds or None, whether all bytes are known to be written)."""

@@ -11,33 +11,39 @@ from __future__ import annotations
 
 import numpy as np
 
-from .numerics import NAN32
+from .numerics import NAN32, canonical
 
 BLOCKS = {"ada": 16, "hopper": 32}
 FRACTION = 13
 ABSENT = -(1 << 20)  # the exponent of zero: never the largest
 
 
-def accumulate(a: np.ndarray, b: np.ndarray, c: np.ndarray, model: str, smallest: tuple[int, int] | None = None) -> np.ndarray:
-    """A (..., M, K) times b (..., K, N) plus c (..., M, N) as float32; a and b are float64 values of the formats.
+def accumulate(
+    a: np.ndarray,
+    b: np.ndarray,
+    c: np.ndarray,
+    model: str,
+    smallest: tuple[int, int] | None = None,
+    dtype: type[np.floating] = np.float32,
+) -> np.ndarray:
+    """A (..., M, K) times b (..., K, N) plus c (..., M, N) as `dtype`; a and b are float64 values of the formats.
 
     smallest: the exponents of the smallest normals of the formats of a and b (-6 for E4M3, -14 for E5M2); None: operands
-    that the FP8 models do not speak of, which are computed exactly.
+    that the FP8 models do not speak of, which are computed exactly, as are sums in float16.
     """
-    if model == "exact" or smallest is None:
-        return exact(a, b, c)
+    if model == "exact" or smallest is None or dtype is not np.float32:
+        return exact(a, b, c, dtype)
     total = c.astype(np.float64)
     for k in range(0, a.shape[-1], BLOCKS[model]):
         total = block(a[..., k : k + BLOCKS[model]], b[..., k : k + BLOCKS[model], :], total, smallest)
     return np.where(np.isnan(total), NAN32, total.astype(np.float32)).astype(np.float32)
 
 
-def exact(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+def exact(a: np.ndarray, b: np.ndarray, c: np.ndarray, dtype: type[np.floating] = np.float32) -> np.ndarray:
     """float64 is exact as long as the terms span 53 bits; the sum of products of narrow formats does."""
     with np.errstate(all="ignore"):
         total = np.matmul(a, b) + c.astype(np.float64)
-        result = total.astype(np.float32)
-    return np.where(np.isnan(result), NAN32, result).astype(np.float32)
+        return canonical(total.astype(dtype))
 
 
 def parts(values: np.ndarray, smallest: int) -> tuple[np.ndarray, np.ndarray]:

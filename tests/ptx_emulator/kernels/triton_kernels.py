@@ -55,3 +55,27 @@ def cumulative(x_ptr, out_ptr, hist_ptr, n, BLOCK: tl.constexpr):
     x = tl.load(x_ptr + i, mask=i < n, other=0)
     tl.store(out_ptr + i, tl.cumsum(x, 0), mask=i < n)
     tl.atomic_add(hist_ptr + x % 8, 1, mask=i < n)
+
+
+@triton.jit
+def copy_by_host_descriptors(x_desc, y_desc, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    i, j = tl.program_id(0) * BLOCK_M, tl.program_id(1) * BLOCK_N
+    y_desc.store([i, j], x_desc.load([i, j]))
+
+
+@triton.jit
+def copy_by_device_descriptors(x_ptr, y_ptr, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    x_desc = tl.make_tensor_descriptor(x_ptr, [M, N], [N, 1], [BLOCK_M, BLOCK_N])
+    y_desc = tl.make_tensor_descriptor(y_ptr, [M, N], [N, 1], [BLOCK_M, BLOCK_N])
+    for i in range(tl.program_id(0) * BLOCK_M, M, tl.num_programs(0) * BLOCK_M):
+        j = tl.program_id(1) * BLOCK_N
+        y_desc.store([i, j], x_desc.load([i, j]))
+
+
+@triton.jit
+def scale_of_many(pair, factor, shift, stride, flag: tl.constexpr, BLOCK: tl.constexpr):
+    """Tuples, a float, an integer that may be 1, a bool."""
+    x_ptr, out_ptr = pair
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + at * stride)
+    tl.store(out_ptr + at, (x + shift) * factor if flag else x)

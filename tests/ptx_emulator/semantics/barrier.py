@@ -182,5 +182,13 @@ def fence(b: Binding) -> Step:
 
 @instruction("fence.proxy.async")
 def proxy_fence(b: Binding) -> Step:
-    b.ignore("global", "shared::cta", "shared::cluster")
-    return lambda active: b.machine.sanitizer.proxy_fence(active)
+    space = b.space()
+    machine = b.machine
+
+    def run(active: Active) -> None:
+        if space != "global":
+            machine.sanitizer.proxy_fence(active)
+        if space != "shared" and machine.grid_races is not None:
+            machine.grid_races.proxy_fence(active)
+
+    return run

@@ -119,7 +119,7 @@ def mma(b: Binding) -> Step:
             total = np.matmul(a, bb).astype(np.int64) + values
             out = (np.clip(total, -(2**31), 2**31 - 1) if saturate else total).astype(np.int32)
         else:
-            out = accumulate(a, bb, values, model, smallest)
+            out = accumulate(a, bb, values, model, smallest, np.float16 if d == "f16" else np.float32)
         write_d(out[:, fragments.c_row, fragments.c_col], d, results, active)
 
     return run
