@@ -96,9 +96,13 @@ def decode(codes, FORMAT: tl.constexpr):
 
 @triton.jit
 def accumulate_product(
-    a, b, total, DOT: tl.constexpr, A: tl.constexpr, B: tl.constexpr, PROMOTE: tl.constexpr, HOPPER: tl.constexpr, EXPONENT: tl.constexpr
+    a, b, total, DOT: tl.constexpr, A: tl.constexpr, B: tl.constexpr, PROMOTE: tl.constexpr, EXPONENT: tl.constexpr
 ):
-    """total + a . b^T for one K block."""
+    """total + a . b^T for one K block.
+
+    Promotion is written out: tl.dot's own, max_num_imprecise_acc, reads wgmma's results before any wait, which ptxas then has to
+    insert (docs/notes).
+    """
     if DOT == "scaled":
         ones_a = tl.full((a.shape[0], a.shape[1] // 32), EXPONENT, tl.uint8)
         ones_b = tl.full((b.shape[0], b.shape[1] // 32), EXPONENT, tl.uint8)
@@ -106,10 +110,7 @@ def accumulate_product(
     elif DOT == "decode":
         total = tl.dot(decode(a, A), decode(b, B).T, total)
     elif PROMOTE:
-        if HOPPER:  # Triton's own promotion reuses the accumulators of one wgmma
-            total = tl.dot(a, b.T, total, max_num_imprecise_acc=a.shape[1])
-        else:
-            total += tl.dot(a, b.T)
+        total += tl.dot(a, b.T)
     else:
         total = tl.dot(a, b.T, total)
     return total
@@ -155,7 +156,6 @@ def scaled_mm_pointers(
     B: tl.constexpr,
     DOT: tl.constexpr,
     PROMOTE: tl.constexpr,
-    HOPPER: tl.constexpr,
     ACCUMULATE: tl.constexpr,
     DECODED: tl.constexpr,
     EXPONENT: tl.constexpr,
@@ -174,7 +174,7 @@ def scaled_mm_pointers(
         in_k = (at + k < K)[None, :]
         x = tl.load(a_block + at, mask=(row < M)[:, None] & in_k, other=0.0)
         y = tl.load(b_block + at, mask=(column < N)[:, None] & in_k, other=0.0)
-        total = accumulate_product(x, y, total, DOT, A, B, PROMOTE, HOPPER, EXPONENT)
+        total = accumulate_product(x, y, total, DOT, A, B, PROMOTE, EXPONENT)
     dequant_scale = tl.load(dequant_scale_a) * tl.load(dequant_scale_b)
     write_tile(total * DECODED, out, bias, dequant_scale, row, column, M, N, pitch_out, ACCUMULATE)
 
@@ -195,7 +195,6 @@ def scaled_mm_descriptors(
     B: tl.constexpr,
     DOT: tl.constexpr,
     PROMOTE: tl.constexpr,
-    HOPPER: tl.constexpr,
     ACCUMULATE: tl.constexpr,
     EXPONENT: tl.constexpr,
     WARP_SPECIALIZE: tl.constexpr,
@@ -211,7 +210,7 @@ def scaled_mm_descriptors(
         top, left = tile_of(number, M, N, BLOCK_M, BLOCK_N, GROUP_M)
         total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
         for at in range(0, K, BLOCK_K):
-            total = accumulate_product(a.load([top, at]), b.load([left, at]), total, DOT, A, B, PROMOTE, HOPPER, EXPONENT)
+            total = accumulate_product(a.load([top, at]), b.load([left, at]), total, DOT, A, B, PROMOTE, EXPONENT)
         row, column = top + tl.arange(0, BLOCK_M), left + tl.arange(0, BLOCK_N)
         write_tile(total, out, bias, dequant_scale, row, column, M, N, pitch_out, ACCUMULATE)
 
@@ -239,7 +238,7 @@ def run(
     tiles = triton_launch.cdiv(M, config.block_m) * triton_launch.cdiv(N, config.block_n)
     tile = {"BLOCK_M": config.block_m, "BLOCK_N": config.block_n, "BLOCK_K": config.block_k, "GROUP_M": GROUP_M}
     constants = {"A": FORMATS[a.dtype], "B": FORMATS[b.dtype], "DOT": config.dot, "PROMOTE": config.promote}
-    constants |= {"HOPPER": target == ("cuda", 90, target.multiprocessors), "ACCUMULATE": accumulate}
+    constants["ACCUMULATE"] = accumulate
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
     scalars = (dequant_scale_a, dequant_scale_b, bias, out, M, N)
     if config.descriptors:
