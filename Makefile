@@ -7,11 +7,13 @@ BIN = $(VENV)/bin
 PYTHON = $(BIN)/python
 CPP = $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh')
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-emulator tiny lint fmt build doctor bench-cpu tables second-torch wheel clean
+.PHONY: help demo test test-emulator tiny lint fmt build doctor ptx sass bench-cpu tables second-torch wheel clean
+OP ?= quantize
+ARCH ?= sm_90a
 
 help:  ## list the targets
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
-	@echo; echo "variables: TORCH='$(TORCH)'  SECOND_TORCH='$(SECOND_TORCH)'  VENV=$(VENV)  PY=$(PY)  ARGS= (for demo and test)"
+	@echo; echo "variables: TORCH='$(TORCH)'  SECOND_TORCH='$(SECOND_TORCH)'  VENV=$(VENV)  PY=$(PY)  ARGS= (for demo and test)  OP= ARCH= (for ptx and sass)"
 
 $(PYTHON):
 	$(PY) -m venv $(VENV) || $(PY) -m virtualenv $(VENV)
@@ -58,6 +60,12 @@ $(VENV)-second/.installed: Makefile
 
 doctor: build  ## what runs here and why: op x backend, versions, build facts
 	$(PYTHON) -m mpkernels.doctor
+
+ptx: build  ## print the PTX of an op's CUDA kernels: make ptx OP=quantize ARCH=sm_90a
+	@$(PYTHON) tests/assembled.py ptx $(OP) $(ARCH)
+
+sass: build  ## print their SASS, registers and spills: make sass OP=quantize ARCH=sm_90a
+	@$(PYTHON) tests/assembled.py sass $(OP) $(ARCH)
 
 bench-cpu: build  ## measure every CPU bar, side by side with its peer, and store the results
 	@missed=0; \

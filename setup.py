@@ -25,6 +25,8 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 OLDEST_TORCH = "0x020a000000000000"  # 2.10: the first with every stable-ABI feature used here
 OBJECTS = Path("build/obj")  # a fixed place: setuptools' temporary folder would defeat incremental editable builds
+# After the objects: the linker takes from a static library what it has been found to lack so far.
+STATIC_LIBRARIES = ["-lcudart_static", "-ldl", "-lrt", "-lpthread"]
 # Same bits on every instruction set (no contraction); g++ vectorises loops with sqrt or comparisons only with the other two.
 SIMD_FLAGS = ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
 
@@ -85,6 +87,26 @@ def cuda_targets(release: tuple[int, int]) -> list[str]:
     return ["80", "86", "89", "90a", *blackwell]
 
 
+def targets_of(source: str, targets: list[str]) -> list[str]:
+    """What a .cu file is compiled for: cuda.cu for all targets, sm90a.cu for sm_90a, whatever else is wanted (its launcher is
+    linked in any case). An nvcc before 12.9 has no family targets: sm100f.cu is then compiled for 100a.
+    """
+    own = re.fullmatch(r"sm(\d+)([af]?)", Path(source).stem)
+    if own is None:
+        return targets
+    number, suffix = own.groups()
+    return [next((t for t in targets if t.rstrip("af") == number and (suffix or t == number)), number + suffix)]
+
+
+def gencode(targets: list[str], *, ptx: bool) -> list[str]:
+    """Flags of nvcc for the targets, and for PTX of the newest one without its suffix, which later GPUs can compile."""
+    flags = [f"-gencode=arch=compute_{t},code=sm_{t}" for t in targets]
+    if ptx:
+        newest = max(int(t.rstrip("af")) for t in targets)
+        flags.append(f"-gencode=arch=compute_{newest},code=compute_{newest}")
+    return flags
+
+
 class BuildExt(build_ext):
     """g++ and nvcc as subprocesses, one object per source, rebuilt only when its command or a file it includes changed."""
 
@@ -96,11 +118,12 @@ class BuildExt(build_ext):
         output.parent.mkdir(parents=True, exist_ok=True)
         objects = OBJECTS / ext.name
         objects.mkdir(parents=True, exist_ok=True)
-        compilers, link = self.tools(cuda=ext.name.endswith("._cuda"))
+        cuda = ext.name.endswith("._cuda")
+        compilers, link = self.tools(cuda=cuda)
         with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
             compiled = list(pool.map(lambda source: self.compile(source, objects, compilers), ext.sources))
         newest = max(os.path.getmtime(o) for o in compiled)
-        command = [*link, *map(str, compiled), "-o", str(output)]
+        command = [*link, *map(str, compiled), "-o", str(output), *(STATIC_LIBRARIES if cuda else [])]
         stamp = objects / "link.cmd"
         if not (output.exists() and os.path.getmtime(output) >= newest and self.same_command(stamp, command)):
             self.run_command_line(command)
@@ -121,16 +144,19 @@ class BuildExt(build_ext):
             targets = cuda_targets(release)
             build = f"nvcc {release[0]}.{release[1]}, targets {' '.join('sm_' + t for t in targets)}"
             compilers[".cpp"] += ["-DUSE_CUDA", f'-DMPK_CUDA_BUILD="{build}"', f"-I{root}/include"]
-            gencode = [f"-gencode=arch=compute_{t},code=sm_{t}" for t in targets]
             compress = ["--compress-mode=size"] if release >= (12, 8) else []
-            compilers[".cu"] = [nvcc, *common, "-DUSE_CUDA", "-Xcompiler", ",".join(host), "-ccbin", cxx, *gencode, *compress]
-            link += [f"-L{root}/lib64", f"-L{root}/lib", "-lcudart_static", "-ldl", "-lrt", "-lpthread", "-Wl,--exclude-libs,ALL"]
+            compilers[".cu"] = [nvcc, *common, "-DUSE_CUDA", "-Xcompiler", ",".join(host), "-ccbin", cxx, *compress]
+            self.cuda_targets = targets
+            link += [f"-L{root}/lib64", f"-L{root}/lib", "-Wl,--exclude-libs,ALL"]
         return compilers, link
 
     def compile(self, source: str, objects: Path, compilers: dict[str, list[str]]) -> Path:
         o = objects / (source.replace("/", "_") + ".o")
         depfile, stamp = o.with_suffix(".d"), o.with_suffix(".cmd")
         command = [*compilers[Path(source).suffix], "-MMD", "-MF", str(depfile), "-c", source, "-o", str(o)]
+        if source.endswith(".cu"):
+            targets = targets_of(source, self.cuda_targets)
+            command += gencode(targets, ptx=targets == self.cuda_targets)
         if o.exists() and depfile.exists() and self.same_command(stamp, command):
             dependencies = re.sub(r"\\\n", " ", depfile.read_text()).split(":", 1)[1].split()
             if all(os.path.exists(d) and os.path.getmtime(d) <= os.path.getmtime(o) for d in dependencies):
@@ -161,7 +187,8 @@ def extensions() -> list[Extension]:
         raise SystemExit(f"MPKERNELS_CUDA must be auto, 0 or 1, got {wanted!r}")
     if wanted != "0":
         if find_nvcc():
-            found.append(Extension("mpkernels._cuda", sources("csrc/host/cuda_module.cpp"), py_limited_api=True, language="c++"))
+            cuda = sources("csrc/host/cuda_module.cpp", "csrc/host/launch.cpp", "csrc/ops/*/cuda_torch.cpp", "csrc/ops/*/*.cu")
+            found.append(Extension("mpkernels._cuda", cuda, py_limited_api=True, language="c++"))
         elif wanted == "1":
             raise SystemExit("MPKERNELS_CUDA=1, but no nvcc was found: set NVCC or CUDA_HOME, or pip install 'mpkernels[nvcc]'")
     return found

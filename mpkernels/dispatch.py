@@ -183,7 +183,7 @@ def explain(op: str, *args: Any, **kwargs: Any) -> dict[str, str | None]:
     Example:
         >>> import torch, mpkernels as mp
         >>> mp.explain("amax", torch.ones(3))["cuda"]
-        'not implemented'
+        'x is on cpu, not on a CUDA device'
     """
     if op not in OPS:
         raise ValueError(f"op must be one of {', '.join(sorted(OPS))}, got {op!r}")

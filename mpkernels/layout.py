@@ -20,3 +20,14 @@ def in_memory_order(x: Tensor) -> Tensor | None:
         return x
     permuted = x.permute(sorted(range(x.dim()), key=x.stride, reverse=True))
     return permuted if permuted.is_contiguous() else None
+
+
+def as_rows(x: Tensor) -> Tensor:
+    """The tensor itself where kernels can read it in place, as rows of adjacent elements at any pitch or as columns; else a copy.
+
+    >>> import torch
+    >>> x = torch.zeros(4, 6)
+    >>> as_rows(x[:, 1:4]).stride(), as_rows(x.t()).stride(), as_rows(x[:, ::2]).stride()
+    ((6, 1), (1, 6), (3, 1))
+    """
+    return x if x.is_contiguous() or (x.dim() == 2 and 1 in x.stride()) else x.contiguous()

@@ -6,6 +6,7 @@ one registers its operators as torch.ops.mpkernels_cpu / torch.ops.mpkernels_cud
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import torch
@@ -13,6 +14,8 @@ import torch
 from . import config
 
 _HERE = Path(__file__).parent
+OLDEST_CAPABILITY = (8, 0)  # what cuda.cu is compiled for begins at sm_80
+CUDA_TARGETS = ("sm_80 and later",)  # of an op whose kernels are in a cuda.cu
 CPU_CAPABILITIES = ("default", "avx2", "avx512", "avx512_bf16")
 
 
@@ -26,6 +29,21 @@ def _load(library: str, cure: str) -> str | None:
     except OSError as error:
         return f"the compiled library {path.name} does not load: {error}"
     return None
+
+
+@functools.cache
+def _capability_missing(index: int | None) -> str | None:
+    found = torch.cuda.get_device_capability(index)
+    if found >= OLDEST_CAPABILITY:
+        return None
+    return "the GPU's compute capability {}.{} is below {}.{}".format(*found, *OLDEST_CAPABILITY)
+
+
+def cuda_why_not(name: str, tensor: torch.Tensor) -> str | None:
+    """Why the CUDA kernels cannot run where this argument is; None if they can."""
+    if not tensor.is_cuda:
+        return f"{name} is on {tensor.device}, not on a CUDA device"
+    return cuda_missing or _capability_missing(tensor.device.index)
 
 
 def set_cpu_capability(level: str) -> str:
@@ -58,5 +76,6 @@ cpu_missing = _load("_C", "build it with a C++ compiler: pip install -e . --no-b
 cuda_missing = (
     "this torch is a CPU build" if torch.version.cuda is None else _load("_cuda", "it was built without nvcc; see docs/build.md")
 )
+cuda = torch.ops.mpkernels_cuda  # what cuda.py files call; tests put the emulator here
 if cpu_missing is None:
     set_cpu_capability(config.CPU_CAPABILITY.read())

@@ -1,10 +1,17 @@
-"""The `backend` fixture, and outputs that are poisoned and fenced so that unwritten or overrun memory is seen."""
+"""The `backend` fixture, and outputs that are poisoned and fenced so that unwritten or overrun memory is seen.
+
+Among the values of `backend` are emulated GPUs: emulated.py.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
+import emulated
+import emulated_triton
 import numpy as np
 import pytest
 import torch
@@ -15,6 +22,7 @@ from mpkernels import native
 from mpkernels.dispatch import BACKENDS, OPS
 
 ROOT = Path(__file__).parents[1]
+T = TypeVar("T")
 GUARD_BYTES = 64  # a cache line on each side of every output
 GUARD, POISON = 0xA5, 0xFF  # 0xFF... is a NaN in every float format, FP8 included
 
@@ -23,13 +31,17 @@ settings.load_profile("default")
 
 
 def backends_of(op: str) -> list[str]:
-    """The backends that exist for an op (by file), the CPU one once for each instruction set."""
+    """The backends that exist for an op (by file), the CPU one once for each instruction set.
+
+    The GPU ones are run once on a GPU, if there is one, and emulated for each target.
+    """
     files = {path.stem for path in (ROOT / "mpkernels/ops" / op).glob("*.py")}
-    names: list[str] = []
-    for backend in BACKENDS:
-        if backend in files:
-            names += [f"cpu-{level}" for level in native.CPU_CAPABILITIES] if backend == "cpu" else [backend]
-    return names
+    variants = {
+        "cpu": [f"cpu-{level}" for level in native.CPU_CAPABILITIES],
+        "cuda": ["cuda", *(f"cuda-emulated-{target}" for target in emulated.TARGETS)],
+        "triton": ["triton", *(f"triton-emulated-{target}" for target in emulated_triton.TARGETS)],
+    }
+    return [name for backend in BACKENDS if backend in files for name in variants.get(backend, [backend])]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -40,12 +52,29 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A backend's name to pass as `backend=`; for the CPU one the instruction set is limited for the time of the test."""
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, fenced_outputs: Fences) -> Iterator[str]:
+    """A backend's name to pass as `backend=`.
+
+    For the CPU one the instruction set is limited for the time of the test; for an emulated one the tensors stay on the CPU.
+    """
     name, _, level = request.param.partition("-")
-    if name in ("cuda", "triton") and not torch.cuda.is_available():
+    turn = zlib.crc32(request.node.name.encode())
+    if name == "triton" and level:
+        if (why := emulated_triton.why_not()) is not None:
+            pytest.skip(f"emulated: {why}")
+        launcher = emulated_triton.launcher(level.removeprefix("emulated-"), fenced_outputs.is_unwritten, turn)
+        monkeypatch.setattr("mpkernels.triton_launch._launcher", launcher)
+    elif level.startswith("emulated-"):
+        if (why := emulated.why_not()) is not None:
+            pytest.skip(f"emulated: {why}")
+        device = emulated.EmulatedDevice(
+            level.removeprefix("emulated-"), is_unwritten=fenced_outputs.is_unwritten, turn=turn
+        )
+        monkeypatch.setattr(native, "cuda", device)
+        monkeypatch.setattr(native, "cuda_why_not", lambda name, tensor: None)
+    elif name in ("cuda", "triton") and not torch.cuda.is_available():
         pytest.skip(f"{name}: no CUDA device")
-    if not level:
+    if name != "cpu":
         yield name
         return
     if native.cpu_missing is not None:
@@ -64,11 +93,43 @@ def device(request: pytest.FixtureRequest) -> str:
     return "cuda" if request.node.callspec.params.get("backend") in ("cuda", "triton") else "cpu"
 
 
+def is_emulated(request: pytest.FixtureRequest) -> bool:
+    return "emulated" in getattr(request.node, "callspec", request.node).params.get("backend", "")
+
+
+EMULATED_EXAMPLES = 4  # of a hypothesis test, for each target
+
+
+@pytest.fixture(autouse=True)
+def fewer_examples_where_emulated(request: pytest.FixtureRequest) -> Iterator[None]:
+    test = getattr(request.function, "_hypothesis_internal_use_settings", None)
+    if test is None or not hasattr(request.node, "callspec") or not is_emulated(request):
+        yield
+        return
+    request.function._hypothesis_internal_use_settings = settings(test, max_examples=EMULATED_EXAMPLES)
+    yield
+    request.function._hypothesis_internal_use_settings = test
+
+
+@pytest.fixture
+def thinned(request: pytest.FixtureRequest) -> Callable[[Sequence[T], int], Sequence[T]]:
+    """thinned(cases, n): all of them, or every n-th where an emulated backend makes each cost a thousand times as much."""
+    return lambda cases, n: cases[::n] if is_emulated(request) else cases
+
+
+@pytest.fixture
+def not_emulated(request: pytest.FixtureRequest) -> None:
+    """For tests of large tensors, with nothing in them that smaller ones do not show to an emulator."""
+    if is_emulated(request):
+        pytest.skip("emulated: too large")
+
+
 class Fences:
     """Memory handed out as outputs: filled with poison and, on the CPU, between two guard lines."""
 
     def __init__(self) -> None:
         self.buffers: list[np.ndarray] = []
+        self.unwritten: set[int] = set()
 
     def fence(self, output: torch.Tensor) -> torch.Tensor:
         if type(output) is not torch.Tensor or output.device.type == "meta" or not output.is_contiguous() or not output.numel():
@@ -82,8 +143,16 @@ class Fences:
         buffer = memory[start : start + size + 2 * GUARD_BYTES]
         buffer[GUARD_BYTES : GUARD_BYTES + size] = POISON
         self.buffers.append(buffer)
+        self.unwritten.add(buffer.ctypes.data + GUARD_BYTES)
         # frombuffer makes a storage of its own at this address: opcheck wants outputs without a storage offset
         return torch.frombuffer(buffer, dtype=output.dtype, count=output.numel(), offset=GUARD_BYTES).view(output.shape)
+
+    def is_unwritten(self, tensor: torch.Tensor) -> bool:
+        """Whether the tensor is an output that has just been handed out; answers so once."""
+        address = tensor.data_ptr()
+        known = address in self.unwritten
+        self.unwritten.discard(address)
+        return known
 
     def assert_whole(self) -> None:
         for buffer in self.buffers:
@@ -92,10 +161,10 @@ class Fences:
 
 
 @pytest.fixture(autouse=True)
-def fenced_outputs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def fenced_outputs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fences]:
     fences = Fences()
     for op in OPS.values():
         outputs = op.outputs
         monkeypatch.setattr(op, "outputs", lambda *args, _outputs=outputs: tuple(fences.fence(t) for t in _outputs(*args)))
-    yield
+    yield fences
     fences.assert_whole()

@@ -11,6 +11,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import emulated
 import pytest
 import setuptools
 import torch
@@ -91,6 +92,40 @@ def test_targets_can_be_chosen(build, monkeypatch):
     assert build["cuda_targets"]((13, 0)) == ["80", "90a"]
 
 
+@pytest.mark.parametrize(
+    ("file", "wanted", "targets"),
+    [
+        ("cuda.cu", ["80", "90a"], ["80", "90a"]),
+        ("sm89.cu", ["80", "89"], ["89"]),
+        ("sm90a.cu", ["80"], ["90a"]),  # its launcher is linked, so it is compiled
+        ("sm100f.cu", ["80", "100a"], ["100a"]),
+        ("sm100f.cu", ["80", "100f"], ["100f"]),
+        ("sm80.cu", ["80", "90a"], ["80"]),
+    ],
+)
+def test_a_kernel_files_name_is_its_target(build, file, wanted, targets):
+    assert build["targets_of"](f"csrc/ops/op/{file}", wanted) == targets
+
+
+def test_later_gpus_get_ptx_without_a_suffix(build):
+    flags = build["gencode"](["80", "120f"], ptx=True)
+    assert flags == [
+        "-gencode=arch=compute_80,code=sm_80",
+        "-gencode=arch=compute_120f,code=sm_120f",
+        "-gencode=arch=compute_120,code=compute_120",
+    ]
+
+
+def test_kernels_are_emulated_as_they_are_built(build):
+    """Macros and the language version that decide what a kernel is."""
+    if build["find_nvcc"]() is None:
+        pytest.skip("nvcc was not found")
+    tools = build["BuildExt"].tools(build["BuildExt"].__new__(build["BuildExt"]), cuda=True)
+    command = tools[0][".cu"]
+    decisive = {f for f in command if f.startswith(("-D", "-O", "-std"))}
+    assert decisive - {f"-DTORCH_TARGET_VERSION={build['OLDEST_TORCH']}"} == {"-O3", "-std=c++20", *emulated.FLAGS}
+
+
 def test_cuda_library_is_left_out_or_insisted_on(build, no_nvcc, monkeypatch):
     monkeypatch.setitem(build["extensions"].__globals__, "find_nvcc", lambda: None)
     assert [e.name for e in build["extensions"]()] == ["mpkernels._C"]
@@ -111,6 +146,7 @@ def test_library_has_no_python_and_no_unstable_torch_symbols(library):
     symbols = subprocess.run(["nm", "-D", "--undefined-only", library], capture_output=True, text=True, check=True).stdout
     undefined = [line.split()[-1] for line in symbols.splitlines()]
     assert [s for s in undefined if s.startswith(("Py", "_Py"))] == []
+    assert [s for s in undefined if s.startswith(("cuda", "__cuda"))] == []  # the CUDA runtime is linked statically
     # C++ names of at::, c10:: and torch:: change between versions; the stable ABI is C: torch_..., aoti_torch_...
     assert [s for s in undefined if s.startswith(("_ZN2at", "_ZN3c10", "_ZNK2at", "_ZNK3c10", "_ZN5torch", "_ZNK5torch"))] == []
 

@@ -16,6 +16,7 @@ OPS = sorted(p.name for p in (ROOT / "mpkernels/ops").iterdir() if p.is_dir() an
 TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
 SOURCES = [f for f in TRACKED if f.endswith((".py", ".cpp", ".h", ".cu", ".cuh"))]
 LONGEST_FILE = 600
+BINDINGS = ("/torch.cpp", "/cuda_torch.cpp")
 each_op = pytest.mark.parametrize("op", OPS)
 
 
@@ -55,17 +56,34 @@ def test_native_op_folder_has_a_binding_and_a_contract_header_for_its_kernels(op
         assert (f"{op}.h" in names) == ("cpu.cpp" in names)
 
 
+@each_op
+def test_cuda_backend_has_kernels_a_binding_and_a_header_with_the_plan(op):
+    """A file of kernels is named after its nvcc target, or cuda.cu for all."""
+    folder = ROOT / "csrc/ops" / op
+    names = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+    kernels = {n for n in names if n.endswith(".cu")}
+    assert all(re.fullmatch(r"cuda\.cu|sm\d+[af]?\.cu", n) for n in kernels), kernels
+    has_backend = (ROOT / "mpkernels/ops" / op / "cuda.py").exists()
+    assert has_backend == ("cuda_torch.cpp" in names)
+    assert not kernels or {"cuda_torch.cpp", f"{op}_cuda.h"} <= names
+
+
+def test_only_the_launcher_launches():
+    launches = matches(r"<<<|cudaLaunch\w*\(|cudaMemsetAsync\(", package(".cpp", ".h", ".cu", ".cuh"))
+    assert [m for m in launches if not m.startswith("csrc/host/launch.cpp:")] == []
+
+
 def test_no_native_op_without_a_contract():
     assert {p.name for p in (ROOT / "csrc/ops").iterdir()} <= set(OPS)
 
 
 def test_only_bindings_include_torch():
-    kernels = [f for f in package(".cpp", ".h", ".cu", ".cuh") if not f.startswith("csrc/host/") and not f.endswith("/torch.cpp")]
+    kernels = [f for f in package(".cpp", ".h", ".cu", ".cuh") if not f.startswith("csrc/host/") and not f.endswith(BINDINGS)]
     assert matches(r"#include <(torch|ATen|c10)", kernels) == []
 
 
 def test_bindings_use_the_stable_abi_only():
-    bindings = [f for f in package(".cpp", ".h") if f.startswith("csrc/host/") or f.endswith("/torch.cpp")]
+    bindings = [f for f in package(".cpp", ".h") if f.startswith("csrc/host/") or f.endswith(BINDINGS)]
     assert matches(r"#include <(ATen|c10|torch/(?!csrc/stable/|headeronly/|csrc/inductor/aoti_torch/))", bindings) == []
 
 

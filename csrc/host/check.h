@@ -12,6 +12,10 @@ using torch::stable::Tensor;
 
 #define MPK_CHECK(condition, ...) STD_TORCH_CHECK(condition, "mpkernels: ", __VA_ARGS__)
 
+inline void check_cpu(const char* name, const Tensor& t) {
+  MPK_CHECK(t.is_cpu(), name, " must be on the CPU");
+}
+
 inline void check_dense(const char* name, const Tensor& t) {
   MPK_CHECK(t.is_cpu() && t.is_contiguous(), name, " must be a contiguous CPU tensor");
 }

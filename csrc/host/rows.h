@@ -9,7 +9,6 @@ namespace mpkernels {
 // A contiguous tensor with any number of dimensions, or a 2-D one with adjacent elements along
 // either dimension. One that is not 2-D gives a single row.
 inline Rows rows_of(const char* name, const Tensor& t) {
-  MPK_CHECK(t.is_cpu(), name, " must be on the CPU");
   const void* data = t.const_data_ptr();
   if (t.dim() != 2) {
     MPK_CHECK(t.is_contiguous(), name, " must be contiguous where it is not 2-D");

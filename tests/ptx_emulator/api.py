@@ -167,6 +167,7 @@ def launch(
     shared_bytes: int = 0,
     cluster: int | Sequence[int] | None = None,
     resident: int | None = None,
+    ctas: Sequence[int] | None = None,
     numerics: str = "exact",
     races: bool = True,
     count: bool = True,
@@ -183,6 +184,7 @@ def launch(
         shared_bytes: dynamic shared memory.
         cluster: CTAs of a cluster; what the kernel declares if not given.
         resident: CTAs that run at once. CTAs that wait for each other must all be resident.
+        ctas: run these CTAs of the grid only, by linear index: for grids too large to run whole.
         numerics: how matrix instructions round: "exact", "ada", "hopper".
         races, count: turn the race detector or the counters off, for speed.
         check: raise KernelFault if there are reports.
@@ -203,21 +205,20 @@ def launch(
     memory = (arrays.space, ConstantSpace("parameter", bytes(content)), ConstantSpace("constant", kernel.module.constants))
     total = int(np.prod(sizes))
     per_cluster = int(np.prod(cluster_shape))
-    ctas = resident or default_resident(int(np.prod(threads)), shared_bytes + sum(v.size or 0 for v in program.shared))
-    ctas = min(max(ctas // per_cluster, 1) * per_cluster, total)
+    order = np.arange(total) if ctas is None else np.asarray(ctas)
+    batch = resident or default_resident(int(np.prod(threads)), shared_bytes + sum(v.size or 0 for v in program.shared))
+    batch = min(max(batch // per_cluster, 1) * per_cluster, len(order))
     options = Options(policy or Policy(), races, count, numerics, largest_steps)
     addresses = kernel.module.addresses(arrays)
-    machine = Machine(program, sizes, threads, cluster_shape, ctas, options, memory, addresses, shared_bytes, arch)
+    machine = Machine(program, sizes, threads, cluster_shape, batch, options, memory, addresses, shared_bytes, arch)
     check_resources(machine)
-    order = np.arange(total)
     if machine.policy.schedule == "random":
-        order = machine.rng.permutation(total // per_cluster)[:, None] * per_cluster + np.arange(per_cluster)
-        order = order.reshape(-1)
+        order = machine.rng.permutation(order.reshape(-1, per_cluster)).reshape(-1)
     try:
         with np.errstate(all="ignore"):
             machine.scheduler.bind()
-            for first in range(0, total, ctas):
-                machine.place(order[first : first + ctas])
+            for first in range(0, len(order), batch):
+                machine.place(order[first : first + batch])
                 machine.scheduler.run()
                 finish(machine)
     except Stop:

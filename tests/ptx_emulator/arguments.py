@@ -33,13 +33,15 @@ class Packed(Protocol):
 class Buffer:
     """An array with a name for messages, and whether its bytes count as written before the launch.
 
-    `behind`: the array is a table of pointers, and these are the arrays it points into. Its 8-byte words that are host
-    addresses in them become device addresses for the launch; the host's table is left alone.
+    phase: its address modulo 256 on the device; None for that of its place in the memory that owns it.
+    behind: the array is a table of pointers, and these are the arrays it points into. Its 8-byte words that are host
+        addresses in them become device addresses for the launch; the host's table is left alone.
     """
 
     array: Any
     name: str | None = None
     initialised: bool = True
+    phase: int | None = None
     behind: Sequence[Any] = ()
 
 
@@ -103,6 +105,7 @@ class DeviceArrays:
         for value, default in buffers:
             buffer = value if isinstance(value, Buffer) else Buffer(value)
             start, size, phase = span(buffer.array)
+            phase = phase if buffer.phase is None else buffer.phase
             writable = getattr(getattr(buffer.array, "flags", None), "writeable", True)
             spans_key = start if size else -id(buffer.array)  # empty arrays have no address of their own
             old = spans.get(spans_key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import subprocess
 import tempfile
@@ -24,26 +25,48 @@ def nvcc_version() -> str:
     return subprocess.run([nvcc() or "nvcc", "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[-1]
 
 
-def cuda_ptx(file: Path, target: str, flags: Sequence[str] = (), cache_directory: Path | None = None) -> str:
-    """The PTX of a .cu file for a target such as sm_90a. Cached by content of the file, target, flags and nvcc version."""
-    command = ["-ptx", "-O3", "-std=c++17", "-lineinfo", f"-arch={target}", *flags]
+def with_includes(file: Path, folders: Sequence[Path]) -> list[Path]:
+    """The file and all that it includes in quotes, directly or not, of what is found beside the includer or in `folders`."""
+    found, left = [file], [file]
+    while left:
+        includer = left.pop()
+        for name in re.findall(r'^\s*#\s*include\s*"([^"]+)"', includer.read_text(), re.MULTILINE):
+            path = next((p for f in (includer.parent, *folders) if (p := f / name).is_file()), None)
+            if path is not None and path not in found:
+                found.append(path)
+                left.append(path)
+    return found
+
+
+def cuda_ptx(
+    file: Path, target: str, flags: Sequence[str] = (), cache_directory: Path | None = None, folders: Sequence[Path] = ()
+) -> str:
+    """The PTX of a .cu file for a target such as sm_90a.
+
+    Cached by target, flags, nvcc version and the content of the file and of what it includes, from `folders` too (nvcc's -I).
+    """
+    command = ["-ptx", "-O3", "-std=c++20", "-lineinfo", f"-arch={target}", *flags]
     directory = cache_directory or Path(tempfile.gettempdir()) / "ptx_emulator"
     directory.mkdir(parents=True, exist_ok=True)
-    key = hashlib.sha256("\0".join([nvcc_version(), *command, file.read_text()]).encode()).hexdigest()[:24]
+    sources = [path.read_text() for path in with_includes(file, folders)]
+    key = hashlib.sha256("\0".join([nvcc_version(), *command, *sources]).encode()).hexdigest()[:24]
     cached = directory / f"{file.stem}.{target}.{key}.ptx"
     if not cached.exists():
         with tempfile.TemporaryDirectory(dir=directory) as scratch:
             output = Path(scratch) / "out.ptx"
-            done = subprocess.run([nvcc() or "nvcc", *command, str(file), "-o", str(output)], capture_output=True, text=True)
+            command = [nvcc() or "nvcc", *command, *(f"-I{f}" for f in folders), str(file), "-o", str(output)]
+            done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise RuntimeError(f"nvcc failed on {file.name} for {target}:\n{done.stderr}")
             output.rename(cached)
     return cached.read_text()
 
 
-def compile_cuda(file: Path, target: str, flags: Sequence[str] = (), cache_directory: Path | None = None) -> Module:
-    """Compile a .cu file and load it. Headers it includes are not part of the cache key: pass a fresh cache_directory."""
-    return load(cuda_ptx(Path(file), target, flags, cache_directory))
+def compile_cuda(
+    file: Path, target: str, flags: Sequence[str] = (), cache_directory: Path | None = None, folders: Sequence[Path] = ()
+) -> Module:
+    """Compile a .cu file and load it; arguments as `cuda_ptx`."""
+    return load(cuda_ptx(Path(file), target, flags, cache_directory, folders))
 
 
 @dataclass

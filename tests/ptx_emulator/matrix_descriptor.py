@@ -35,6 +35,7 @@ from .syntax import Instruction, PTXError
 
 PIECE = 16  # bytes that every layout keeps together
 SPANS = {0: 16, 2: 128, 4: 64, 6: 32, 1: 128}
+TMA_MODES = (0, 6, 4, 2)  # the swizzle field for the modes of a tensor map: none, 32, 64, 128 bytes
 NAMES = {0: "no", 2: "128-byte", 4: "64-byte", 6: "32-byte", 1: "128-byte (32-byte atoms)"}
 
 
@@ -174,7 +175,7 @@ class OperandTile:
         cta: int | None = None,
     ) -> None:
         """`lane`: whom reports name. `name`: "A", "B". `cta`: the resident CTA whose memory it is; the lane's if not given."""
-        self.machine, self.instruction, self.lane, self.tile = machine, instruction, lane, tile
+        self.machine, self.instruction, self.lane, self.tile, self.name = machine, instruction, lane, tile, name
         shared = machine.memory.shared
         try:
             self.descriptor, where, problem = layout(int(bits), family, tile)
@@ -197,6 +198,26 @@ class OperandTile:
         """Issued by something whose past is `past` (rows of the sanitizer): reads through the async proxy."""
         if len(self.offsets):
             self.machine.sanitizer.begin_async_read(self.instruction, self.offsets, PIECE, past, self.lane)
+            self._check_swizzle()
+
+    def _check_swizzle(self) -> None:
+        """What TMA wrote in one mode must be read in it."""
+        machine, modes = self.machine, self.machine.memory.shared.swizzle
+        mine = TMA_MODES.index(self.descriptor.mode) if self.descriptor.mode in TMA_MODES else None
+        if modes is None or mine is None or not machine.sanitizer.enabled:
+            return
+        other = modes[self.offsets // PIECE] != mine
+        if not other.any():
+            return
+        writers = machine.sanitizer.write_index[machine.sanitizer.cells(self.offsets, PIECE)[:, 0]]
+        for at in np.flatnonzero(other):
+            writer = machine.program[int(writers[at])]
+            if writer.opcode == "cp" and writer.modifiers[:3] == ("async", "bulk", "tensor"):
+                place = machine.memory.place(machine.memory.shared, int(self.offsets[at]), PIECE)
+                message = f"the descriptor of {self.name} says {NAMES[self.descriptor.mode]} swizzle, but TMA wrote {place} with "
+                message += f"{NAMES[TMA_MODES[int(modes[self.offsets[at] // PIECE])]]} swizzle at PTX line {writer.line}"
+                machine.report(reports.DESCRIPTOR, message, self.instruction, self.lane, detail=f"{self.name} swizzle")
+                return
 
     def read(self) -> np.ndarray:
         """(rows, depth) bytes."""

@@ -393,7 +393,8 @@ class Parser:
     def spell(self, start: int, end: int) -> str:
         text = " ".join(t.text for t in self.tokens[start:end])
         text = re.sub(r"(?<=[@!\[({|+]) | (?=[\],)}|;+])", "", text)
-        return re.sub(r"- (?=\w)", "-", text)
+        text = re.sub(r"- (?=\w)", "-", text)
+        return re.sub(r"\{([^{},]+)(?:, [^{},]+){8,}, ([^{},]+)\}", r"{\1, ..., \2}", text)  # accumulators fill a page
 
     def operand(self, scope: Scope) -> Operand:
         word = self.next()

@@ -194,11 +194,18 @@ class SharedSpace(Arena):
         """`names`: (name, first offset, bytes) of the variables."""
         self.bytes = size
         self.cluster_size = cluster_size
+        self.swizzle: np.ndarray | None = None  # of each 16 bytes that TMA wrote last, its swizzle mode; made by TMA
         self.stride = (SHARED_BASE + size + 1023) // 1024 * 1024  # the next CTA's first kilobyte is the gap after this one
         self.names = names
         super().__init__(ctas * self.stride)
         self.ctas = ctas
         self.reset()
+
+    def note_swizzle(self, offsets: np.ndarray, mode: int) -> None:
+        """TMA is to write 16 bytes at each offset, permuted in this mode (0 none, 1 to 3: 32, 64, 128 bytes)."""
+        if self.swizzle is None:
+            self.swizzle = np.zeros(self.size // 16, np.uint8)
+        self.swizzle[offsets // 16] = mode
 
     def reset(self) -> None:
         self.data[:] = FRESH

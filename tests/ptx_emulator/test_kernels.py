@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from .api import EVERY_POLICY, Buffer, KernelFault, Policy, Struct, launch
+from .compile import compile_cuda, nvcc
 
 RNG = np.random.default_rng(0)
 TARGETS = ["sm_80", "sm_89", "sm_90a", "sm_100a", "sm_120a"]
@@ -154,3 +155,29 @@ def test_assertions_are_findings(cuda):
     out = np.zeros(256, np.int32)
     with pytest.raises(KernelFault, match=r"assertion 'n < 1000000' failed at .*language.cu:"):
         launch(cuda("language", "sm_90a")["language"], 2, 128, [out, 1 << 20, 3], policy=Policy())
+
+
+def test_some_ctas_of_a_grid_too_large_to_run(cuda):
+    """The last CTA of 2^22 finds nothing to do; CTAs that were not asked for do nothing."""
+    x = RNG.standard_normal(512).astype(BF16)
+    out = np.zeros(1, np.uint32)
+    kernel = cuda("elementwise", "sm_90a")["amax"]
+    result = launch(kernel, 2**22, 256, [x.view(np.uint16), len(x), out], ctas=[1, 2**22 - 1])
+    assert out.view(np.float32)[0] == np.abs(x[256:].astype(np.float32)).max()
+    assert result.counters["global_load_bytes"] == 2 * 256
+
+
+def test_ptx_is_cached_by_what_the_file_includes(tmp_path):
+    if nvcc() is None:
+        pytest.skip("nvcc is not on the path")
+    (tmp_path / "constants").mkdir()
+    inner = tmp_path / "constants/inner.cuh"
+    (tmp_path / "constants/outer.cuh").write_text('#include "inner.cuh"\n')
+    file = tmp_path / "store.cu"
+    file.write_text('#include "constants/outer.cuh"\nextern "C" __global__ void store(int* out) { *out = kValue; }\n')
+    for value in (7, 8, 7):
+        inner.write_text(f"constexpr int kValue = {value};\n")
+        out = np.zeros(1, np.int32)
+        launch(compile_cuda(file, "sm_90a", (), tmp_path / "cache", [tmp_path])["store"], 1, 1, [out])
+        assert out[0] == value
+    assert len(list((tmp_path / "cache").glob("*.ptx"))) == 2

@@ -10,6 +10,7 @@ namespace {
 
 void bind_cpu(const Tensor& x, const Tensor& quant_scale, bool transpose, Tensor q, Tensor q_t,
               Tensor amax) {
+  check_cpu("x", x);
   check_fp32_scalar("quant_scale", quant_scale);
   check_dense("q", q);
   check_dense("q_t", q_t);

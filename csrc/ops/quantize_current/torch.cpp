@@ -14,6 +14,7 @@ namespace {
 
 void bind_cpu(const Tensor& x, int64_t margin, bool power_of_two, bool transpose, Tensor q,
               Tensor q_t, Tensor amax, Tensor quant_scale, Tensor dequant_scale) {
+  check_cpu("x", x);
   check_dense("q", q);
   check_dense("q_t", q_t);
   check_fp32_scalar("amax", amax);

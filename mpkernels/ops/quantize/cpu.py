@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ... import native
+from ...layout import as_rows
 
 TARGETS = ("default", "avx2", "avx512")
 
@@ -17,6 +18,4 @@ def why_not(x: Tensor, quant_scale: Tensor, dtype: torch.dtype, transpose: bool)
 
 
 def run(q: Tensor, q_t: Tensor, amax: Tensor, x: Tensor, quant_scale: Tensor, dtype: torch.dtype, transpose: bool) -> None:
-    if not (x.is_contiguous() or (x.dim() == 2 and 1 in x.stride())):  # the kernel reads rows at any pitch, and columns too
-        x = x.contiguous()
-    torch.ops.mpkernels_cpu.quantize(x, quant_scale, transpose, q, q_t, amax)
+    torch.ops.mpkernels_cpu.quantize(as_rows(x), quant_scale, transpose, q, q_t, amax)

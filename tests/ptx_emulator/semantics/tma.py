@@ -177,6 +177,7 @@ def load(b: Binding, rank: int) -> Step:
                 if start is not None:
                     where = completion_place(b, lane, signal, "shared")
                     offsets = chunks_of(fields, start)
+                    machine.memory.shared.note_swizzle(offsets, fields.swizzle)
                     deliver(machine, b.instruction, lane, "tma load", offsets, fetch(machine, at, good), where, fields.box_bytes)
 
     return run

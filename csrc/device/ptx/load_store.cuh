@@ -1,0 +1,18 @@
+// Global loads and stores of 16 bytes, the widest that every target has.
+#pragma once
+
+#include <cstdint>
+
+namespace mpkernels::ptx {
+
+// Memory that is read once and that nothing writes meanwhile: not kept in L1. L2 keeps it, for a
+// second pass.
+__device__ __forceinline__ uint4 load_once(const void* address) {
+  uint4 v;
+  asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+      : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+      : "l"(address));
+  return v;
+}
+
+}  // namespace mpkernels::ptx

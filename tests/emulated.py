@@ -1,0 +1,181 @@
+"""CUDA backends without a GPU: what a binding would have launched, run in the emulator.
+
+The CUDA library records launches instead of making them (csrc/host/launch.h), so an op's own binding, plan and kernels are
+used. Here each recorded kernel is compiled to PTX for a target and run on the tensors of the call. The `backend` fixture
+(conftest.py) puts an `EmulatedDevice` where cuda.py files find their operators.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from ptx_emulator import EVERY_POLICY, Buffer, Module, Policy, Result, launch
+from ptx_emulator.compile import compile_cuda, nvcc
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from mpkernels import native
+
+ROOT = Path(__file__).parents[1]
+# What setup.py passes for .cu files beside -O3 and -std (tests/test_build.py compares).
+FLAGS = ("-DUSE_CUDA",)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What plans depend on: DeviceFacts of csrc/host/launch.h."""
+
+    architecture: int
+    sm_count: int
+    l2_bytes: int
+    shared_bytes: int
+    parameter_bytes: int
+
+
+# L2 and shared memory are those of A100, RTX 4090, H100, B200 and RTX 5090. The first and fourth have as few SMs as a slice of a
+# GPU, so that small tensors make persistent blocks take several turns; the first has the parameter space of an older driver.
+TARGETS = {
+    "sm_80": Facts(80, 3, 40 << 20, 163 << 10, 4096),
+    "sm_89": Facts(89, 128, 72 << 20, 99 << 10, 32764),
+    "sm_90a": Facts(90, 132, 50 << 20, 227 << 10, 32764),
+    "sm_100a": Facts(100, 2, 126 << 20, 227 << 10, 32764),
+    "sm_120a": Facts(120, 170, 96 << 20, 99 << 10, 32764),
+}
+
+
+def why_not() -> str | None:
+    """Why nothing can be emulated here, or None."""
+    return native.cuda_missing if nvcc() is not None else "nvcc is not on the path"
+
+
+@cache
+def module(file: str, target: str) -> Module:
+    """A .cu file of the package, compiled for a target and loaded."""
+    return compile_cuda(ROOT / file, target, FLAGS, folders=[ROOT / "csrc"])
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A line of the recording. A memset has the file "memset" and address and size as its parameters."""
+
+    file: str
+    kernel: str
+    grid: tuple[int, ...]
+    block: tuple[int, ...]
+    shared_bytes: int
+    cluster: tuple[int, ...]
+    params: bytes
+
+    @staticmethod
+    def parse(line: str) -> Launch:
+        file, *rest = line.split()
+        if file == "memset":
+            address, size = map(int, rest)
+            return Launch(file, "", (), (), size, (), address.to_bytes(8, "little"))
+        numbers = [int(n) for n in rest[1:11]]
+        return Launch(
+            file, rest[0], tuple(numbers[:3]), tuple(numbers[3:6]), numbers[6], tuple(numbers[7:10]), bytes.fromhex(rest[11])
+        )
+
+
+class Params:
+    """The bytes of a kernel's parameters, in which 8-byte words that point into a tensor of the call are translated."""
+
+    def __init__(self, content: bytes, buffers: Sequence[Buffer]) -> None:
+        self.content, self.buffers = content, buffers
+
+    def arrays(self) -> Iterator[Buffer]:
+        return iter(self.buffers)
+
+    def pack(self, address_of: Callable[[Any], int]) -> bytes:
+        content = bytearray(self.content)
+        for at in range(0, len(content) - 7, 8):
+            word = int.from_bytes(content[at : at + 8], "little")
+            for buffer in self.buffers:
+                begin, size = extent(buffer.array)
+                if begin <= word < begin + size:
+                    content[at : at + 8] = (address_of(buffer) + word - begin).to_bytes(8, "little")
+                    break
+        return bytes(content)
+
+
+def extent(tensor: Tensor) -> tuple[int, int]:
+    """(address, bytes from the first to the last element)."""
+    if not tensor.numel():
+        return tensor.data_ptr(), 0
+    reach = 1 + sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr(), reach * tensor.element_size()
+
+
+@dataclass
+class EmulatedDevice:
+    """Stands where torch.ops.mpkernels_cuda stands: `device.quantize(...)` records the op's launches and runs them.
+
+    Args:
+        target: as nvcc spells it; a key of TARGETS.
+        policy: of the emulator; None: the launches take turns through all of them.
+        is_unwritten: tells of a tensor whether its bytes count as never written, so that a kernel may not read them.
+
+    After each call `launches` and `results` hold what it did, for tests that count.
+    """
+
+    target: str
+    policy: Policy | None = None
+    is_unwritten: Callable[[Tensor], bool] = lambda tensor: False
+    turn: int = 0
+    launches: list[Launch] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return lambda *args: self.call(name, *args)
+
+    def call(self, name: str, *args: Any) -> None:
+        ops, facts = torch.ops.mpkernels_cuda, TARGETS[self.target]
+        ops.start_recording(*vars(facts).values())
+        try:
+            getattr(ops, name)(*args)
+        finally:
+            recording = ops.stop_recording()
+        self.launches = [Launch.parse(line) for line in recording.splitlines()]
+        tensors = [t for t in tree_leaves(args) if isinstance(t, Tensor) and t.numel()]
+        unwritten = {t.data_ptr() for t in tensors if self.is_unwritten(t)}
+        self.results = []
+        for each in self.launches:
+            if each.file == "memset":
+                unwritten -= set_zero(each, tensors)
+                continue
+            self.results.append(self.run(each, tensors, unwritten))
+            unwritten = set()  # the next launch may read what this one wrote
+
+    def run(self, each: Launch, tensors: Sequence[Tensor], unwritten: set[int] = frozenset()) -> Result:
+        """One launch; tests may call it with changed parameters."""
+        buffers = [
+            Buffer(t, f"tensor {i} {tuple(t.shape)}", t.data_ptr() not in unwritten, t.data_ptr() % 256)
+            for i, t in enumerate(tensors)
+        ]
+        self.turn += 1
+        return launch(
+            module(each.file, self.target)[each.kernel],
+            each.grid,
+            each.block,
+            [Params(each.params, buffers)],
+            policy=self.policy or EVERY_POLICY[self.turn % len(EVERY_POLICY)],
+            shared_bytes=each.shared_bytes,
+            cluster=each.cluster,
+        )
+
+
+def set_zero(each: Launch, tensors: Sequence[Tensor]) -> set[int]:
+    """Does a recorded memset, which must lie in one tensor; returns the tensor's address if it covers it."""
+    address, size = int.from_bytes(each.params, "little"), each.shared_bytes
+    (found,) = {(b, n) for b, n in map(extent, tensors) if b <= address and address + size <= b + n}
+    ctypes.memset(address, 0, size)
+    return {address} if found == (address, size) else set()
