@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import torch
 import triton
 import triton.language as tl
@@ -20,6 +22,16 @@ def _first_infinite(dtype: torch.dtype) -> int:
 FIRST_INFINITE = {dtype: _first_infinite(dtype) for dtype in HIGH_PRECISION_DTYPES}
 
 
+def float64_bits(value: float) -> int:
+    """A float64 argument as an integer: Triton passes Python floats as float32."""
+    return int(struct.unpack("<q", struct.pack("<d", value))[0])
+
+
+@triton.jit
+def as_float64(bits):
+    return bits.to(tl.int64).to(tl.float64, bitcast=True)
+
+
 @triton.jit
 def magnitude_bits(x):
     """|float32(x)| as int32. As integers they are ordered like the magnitudes, with NaN above Inf."""
@@ -31,8 +43,8 @@ def encode(x, quant_scale, E5M2: tl.constexpr):
     """saturate(RNE(float32(x) * quant_scale)) as uint8, in integer code: Triton's own casts differ by version and architecture.
 
     A normal result is the product's bits with the exponent rebiased and rounded at the last kept bit (20 or 21 fall away): adding
-    half an ulp less one, plus the kept bit's parity, carries exactly when round-half-even does. Below the smallest normal, an FP32
-    addition of the power of two whose ulp is the format's subnormal step does the rounding. NaN is 0x7f with the sign of the factors.
+    half an ulp less one, plus the kept bit's parity, carries exactly when round-half-even does. Below the smallest normal, the
+    FP32 addition of a power of two whose ulp is the format's subnormal step does the rounding. NaN is 0x7f, signed as the factors.
     """
     wide = x.to(tl.float32)
     bits = (wide * quant_scale).to(tl.int32, bitcast=True)

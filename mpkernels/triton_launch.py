@@ -1,7 +1,7 @@
 """Launching Triton kernels: the one place that does, and the one that knows for which architecture.
 
-Backends describe a launch (kernel, grid, arguments, constants, options); a `Launcher` carries it out. `DeviceLauncher` is the real
-one. Tests put others in its place with `using`: one that runs the compiled PTX in the emulator, one for Triton's interpreter.
+Backends describe a launch (kernel, grid, arguments, constants, options) and a `Launcher` carries it out. `DeviceLauncher` is the
+real one. Tests put others in its place with `using`: one runs the compiled PTX in the emulator, one is for Triton's interpreter.
 """
 
 from __future__ import annotations
@@ -126,19 +126,20 @@ def launch(
     kernel: Any,
     grid: int | Sequence[int],
     args: Sequence[Any],
+    constants: dict[str, Any],
     *,
     behind: Sequence[Tensor] = (),
     num_warps: int = 4,
     num_stages: int = 3,
-    **constants: Any,
 ) -> None:
-    """Run `kernel` over `grid`. Arguments come in the kernel's order, constants by name after them, in its order too.
+    """Run `kernel` over `grid`. Arguments come in the kernel's order, constants after them, in its order too.
 
     FP contraction is off in every kernel: where the contract promises bits, a multiplication and an addition are two roundings.
     """
     sizes = (grid,) if isinstance(grid, int) else tuple(grid)
     options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": False}
-    _launcher.launch(Launch(kernel, (*sizes, 1, 1)[:3], tuple(args), constants, options, behind))  # type: ignore[arg-type]
+    x, y, z = (*sizes, 1, 1)[:3]
+    _launcher.launch(Launch(kernel, (x, y, z), tuple(args), constants, options, behind))
 
 
 cdiv = triton.cdiv

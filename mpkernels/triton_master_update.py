@@ -2,19 +2,8 @@
 
 from __future__ import annotations
 
-import struct
 import triton
 import triton.language as tl
-
-
-def float64_bits(value: float) -> int:
-    """A float64 argument as an integer: Triton passes Python floats as float32."""
-    return int(struct.unpack("<q", struct.pack("<d", value))[0])
-
-
-@triton.jit
-def as_float64(bits):
-    return bits.to(tl.int64).to(tl.float64, bitcast=True)
 
 
 @triton.jit

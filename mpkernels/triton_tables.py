@@ -33,9 +33,7 @@ _tables: OrderedDict[tuple[object, ...], tuple[Table, Tensor]] = OrderedDict()
 _captured: list[tuple[Table, Tensor]] = []
 
 
-def table_of(
-    columns: Sequence[Sequence[Tensor]], numels: Sequence[int], device: torch.device, last: Sequence[int] = ()
-) -> Table:
+def table_of(columns: Sequence[Sequence[Tensor]], numels: Sequence[int], device: torch.device, last: Sequence[int] = ()) -> Table:
     """The table whose i-th row points to the i-th tensor of each column and ends with the i-th of `last`.
 
     `numels`: elements of each row's tensors.

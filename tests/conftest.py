@@ -67,9 +67,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, fen
     elif level.startswith("emulated-"):
         if (why := emulated.why_not()) is not None:
             pytest.skip(f"emulated: {why}")
-        device = emulated.EmulatedDevice(
-            level.removeprefix("emulated-"), is_unwritten=fenced_outputs.is_unwritten, turn=turn
-        )
+        device = emulated.EmulatedDevice(level.removeprefix("emulated-"), is_unwritten=fenced_outputs.is_unwritten, turn=turn)
         monkeypatch.setattr(native, "cuda", device)
         monkeypatch.setattr(native, "cuda_why_not", lambda name, tensor: None)
     elif name in ("cuda", "triton") and not torch.cuda.is_available():
@@ -148,11 +146,11 @@ class Fences:
         return torch.frombuffer(buffer, dtype=output.dtype, count=output.numel(), offset=GUARD_BYTES).view(output.shape)
 
     def is_unwritten(self, tensor: torch.Tensor) -> bool:
-        """Whether the tensor is an output that has just been handed out; answers so once."""
+        """Whether the tensor is an output that has just been handed out; answers so once. One that torch filled is not."""
         address = tensor.data_ptr()
         known = address in self.unwritten
         self.unwritten.discard(address)
-        return known
+        return known and bool((tensor.reshape(-1).view(torch.uint8) == POISON).all())
 
     def assert_whole(self) -> None:
         for buffer in self.buffers:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ... import triton_launch
 from ...master_weights import CLIP_EPSILON, contiguous_lists
-from ...triton_device import POINTED
-from ...triton_master_update import as_float64, float64_bits, gradient_factors, skipped
+from ...triton_device import POINTED, as_float64, float64_bits
+from ...triton_master_update import gradient_factors, skipped
 from ...triton_tables import CHUNK, HEADER, table_of
 
 TARGETS = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_103", "sm_120", "gfx950")
@@ -25,7 +25,7 @@ LARGEST_STEP_BITS = 25  # 2^24, where a float32 step counter stops
 
 @triton.jit
 def power(base, exponent, BITS: tl.constexpr):
-    """base ** exponent in float64, by repeated squaring from the least significant bit."""
+    """Base ** exponent in float64, by repeated squaring from the least significant bit."""
     result = tl.full(exponent.shape, 1.0, tl.float64)
     remaining = exponent
     for _ in range(BITS):
@@ -187,12 +187,8 @@ def run(
         factors_kernel,
         triton_launch.cdiv(len(masters), FACTOR_BLOCK),
         (table.rows, factors, lr_tensor, found_inf, len(masters), *numbers),
+        {"STEP": HEADER + 4, "COLUMNS": width, "BITS": LARGEST_STEP_BITS, "BLOCK": FACTOR_BLOCK},
         behind=behind,
-        num_warps=4,
-        STEP=HEADER + 4,
-        COLUMNS=width,
-        BITS=LARGEST_STEP_BITS,
-        BLOCK=FACTOR_BLOCK,
     )
     if table.launches == 0:
         return
@@ -200,17 +196,31 @@ def run(
     triton_launch.launch(
         adamw_kernel,
         table.launches,
-        (table.rows, table.chunks, factors, inv_loss_scale, grad_norm, found_inf)
-        + (float(max_grad_norm), beta2, lerp_weight, lerp_weight - 1, 1 - beta2, eps),
+        (
+            table.rows,
+            table.chunks,
+            factors,
+            inv_loss_scale,
+            grad_norm,
+            found_inf,
+            float(max_grad_norm),
+            beta2,
+            lerp_weight,
+            lerp_weight - 1,
+            1 - beta2,
+            eps,
+        ),
+        {
+            "GRAD": POINTED[grads[0].dtype],
+            "COPY": POINTED[params[0].dtype] if params else None,
+            "MAXIMIZE": maximize,
+            "LERP_FROM_OLD": lerp_weight < 0.5,
+            "CLIP_EPSILON": CLIP_EPSILON,
+            "HEADER": HEADER,
+            "COLUMNS": width,
+            "CHUNK": CHUNK,
+            "BLOCK": BLOCK,
+        },
         behind=behind,
         num_warps=8,
-        GRAD=POINTED[grads[0].dtype],
-        COPY=POINTED[params[0].dtype] if params else None,
-        MAXIMIZE=maximize,
-        LERP_FROM_OLD=lerp_weight < 0.5,
-        CLIP_EPSILON=CLIP_EPSILON,
-        HEADER=HEADER,
-        COLUMNS=width,
-        CHUNK=CHUNK,
-        BLOCK=BLOCK,
     )

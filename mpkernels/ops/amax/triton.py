@@ -41,4 +41,4 @@ def run(amax: Tensor, x: Tensor) -> None:
         dense = x.contiguous() if dense is None else dense
         grid = triton_launch.cdiv(x.numel(), BLOCK * ITERATIONS)
         args = (dense, amax.view(torch.int32), x.numel())
-        triton_launch.launch(amax_kernel, grid, args, num_warps=8, BLOCK=BLOCK, ITERATIONS=ITERATIONS)
+        triton_launch.launch(amax_kernel, grid, args, {"BLOCK": BLOCK, "ITERATIONS": ITERATIONS}, num_warps=8)

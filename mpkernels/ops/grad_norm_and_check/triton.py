@@ -106,6 +106,6 @@ def run(norm: Tensor, grads: Sequence[Tensor], inv_loss_scale: Tensor, found_inf
         constants = {"DTYPE": POINTED[dtype], "FIRST_INFINITE": FIRST_INFINITE[dtype]}
         constants |= {"BELOW": SQUARES_FIT_BELOW, "ABOVE": SQUARES_FIT_ABOVE, "HEADER": HEADER, "CHUNK": CHUNK, "BLOCK": BLOCK}
         args = (table.rows, table.chunks, inv_loss_scale, found_inf, partial_sums[done : done + table.launches])
-        triton_launch.launch(partial_sums_kernel, table.launches, args, behind=groups[dtype], num_warps=8, **constants)
+        triton_launch.launch(partial_sums_kernel, table.launches, args, constants, behind=groups[dtype], num_warps=8)
         done += table.launches
-    triton_launch.launch(norm_kernel, 1, (partial_sums, inv_loss_scale, norm, done), num_warps=4, BLOCK=1024)
+    triton_launch.launch(norm_kernel, 1, (partial_sums, inv_loss_scale, norm, done), {"BLOCK": 1024})

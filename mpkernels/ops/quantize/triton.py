@@ -1,5 +1,6 @@
 """Triton kernels: FP8 codes by integer arithmetic (the same bytes from every Triton version and architecture), transpose and
-maximum from one read of x."""
+maximum from one read of x.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ TILE = 64  # rows and columns of a tile. Transposed rows leave in pieces of 64 b
 
 
 @triton.jit
-def quantize_flat(x, quant_scale, q, amax_bits, n, E5M2: tl.constexpr, BACKWARDS: tl.constexpr, BLOCK: tl.constexpr, ITERATIONS: tl.constexpr):
+def quantize_flat(
+    x, quant_scale, q, amax_bits, n, E5M2: tl.constexpr, BACKWARDS: tl.constexpr, BLOCK: tl.constexpr, ITERATIONS: tl.constexpr
+):
     """Codes of n adjacent elements. BACKWARDS: the last elements first, which the pass before may have left in the cache."""
     program = tl.program_id(0)
     if BACKWARDS:
@@ -83,7 +86,9 @@ def quantize_tile(
             tl.store(q + row.to(tl.int64)[:, None] * columns + column[None, :], encode(value, factor, E5M2), mask=inside)
         if q_t is not None:
             inside_t = (column < columns)[:, None] & (row < rows)[None, :]
-            tl.store(q_t + column.to(tl.int64)[:, None] * rows + row[None, :], encode(tl.trans(value), factor, E5M2), mask=inside_t)
+            tl.store(
+                q_t + column.to(tl.int64)[:, None] * rows + row[None, :], encode(tl.trans(value), factor, E5M2), mask=inside_t
+            )
         if amax_bits is not None:
             tl.atomic_max(amax_bits, tl.max(tl.max(magnitude_bits(value), 1), 0), sem="relaxed")
 
@@ -104,12 +109,11 @@ def write_codes(
         return
     codes, codes_t = q.view(torch.uint8), None if q_t is None else q_t.view(torch.uint8)
     bits = None if amax is None else amax.view(torch.int32)
-    e5m2 = q.dtype == torch.float8_e5m2
+    constants: dict[str, object] = {"E5M2": q.dtype == torch.float8_e5m2, "BACKWARDS": backwards}
     if q_t is None and x.is_contiguous():
         grid = triton_launch.cdiv(x.numel(), BLOCK * ITERATIONS)
         args: tuple[object, ...] = (x, quant_scale, codes, bits, x.numel())
-        options = {"BLOCK": BLOCK, "ITERATIONS": ITERATIONS}
-        triton_launch.launch(quantize_flat, grid, args, num_warps=8, E5M2=e5m2, BACKWARDS=backwards, **options)
+        triton_launch.launch(quantize_flat, grid, args, constants | {"BLOCK": BLOCK, "ITERATIONS": ITERATIONS}, num_warps=8)
         return
     if x.dim() != 2 or 1 not in x.stride():
         x = x.contiguous()
@@ -120,4 +124,4 @@ def write_codes(
     rows, columns = x.shape
     grid = triton_launch.cdiv(rows, TILE) * triton_launch.cdiv(columns, TILE)
     args = (x, quant_scale, codes, codes_t, bits, rows, columns, x.stride(0))
-    triton_launch.launch(quantize_tile, grid, args, num_warps=4, E5M2=e5m2, BACKWARDS=backwards, TILE=TILE)
+    triton_launch.launch(quantize_tile, grid, args, constants | {"TILE": TILE}, num_warps=8)

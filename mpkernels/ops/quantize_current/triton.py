@@ -13,13 +13,13 @@ from torch import Tensor
 from ... import triton_launch
 from ...formats import format_of
 from ...layout import in_memory_order
-from ...triton_device import magnitude_bits, scales_of
+from ...triton_device import as_float64, float64_bits, magnitude_bits, scales_of
 from ..amax.triton import BLOCK, ITERATIONS
 from ..quantize.triton import TARGETS as TARGETS
 from ..quantize.triton import write_codes
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["largest_code"])
 def amax_and_scales(
     x,
     workspace,
@@ -27,13 +27,15 @@ def amax_and_scales(
     quant_scale,
     dequant_scale,
     n,
-    FP8_MAX: tl.constexpr,
-    MARGIN: tl.constexpr,
+    largest_code,
     POWER_OF_TWO: tl.constexpr,
     BLOCK: tl.constexpr,
     ITERATIONS: tl.constexpr,
 ):
-    """workspace: two int32 that are 0: the maximum so far, and how many programs have added theirs."""
+    """workspace: two int32 that are 0: the maximum so far, and how many programs have added theirs.
+
+    largest_code: the bits of fp8_max / 2^margin in float64.
+    """
     start = tl.program_id(0).to(tl.int64) * (BLOCK * ITERATIONS)
     largest = tl.zeros((BLOCK,), tl.int32)
     for i in range(ITERATIONS):
@@ -47,8 +49,8 @@ def amax_and_scales(
     if tl.atomic_add(workspace + 1, 1, sem="acq_rel") == tl.num_programs(0) - 1:
         bits = tl.atomic_max(workspace, 0, sem="acquire")
         value = bits.to(tl.float32, bitcast=True)
-        top = tl.full((), FP8_MAX * 2.0**-MARGIN, tl.float64)
-        new_quant_scale, new_dequant_scale = scales_of(value, top, tl.full((), 1.0, tl.float32), POWER_OF_TWO)
+        one = tl.full((), 1.0, tl.float32)
+        new_quant_scale, new_dequant_scale = scales_of(value, as_float64(largest_code), one, POWER_OF_TWO)
         tl.store(amax, value)
         tl.store(quant_scale, new_quant_scale)
         tl.store(dequant_scale, new_dequant_scale)
@@ -74,7 +76,8 @@ def run(
         x = x.contiguous()
     workspace = torch.zeros(2, dtype=torch.int32, device=x.device)
     grid = max(1, triton_launch.cdiv(x.numel(), BLOCK * ITERATIONS))
-    args = (in_memory_order(x), workspace, amax, quant_scale, dequant_scale, x.numel())
-    constants = {"FP8_MAX": format_of(dtype).max, "MARGIN": margin, "POWER_OF_TWO": power_of_two}
-    triton_launch.launch(amax_and_scales, grid, args, num_warps=8, **constants, BLOCK=BLOCK, ITERATIONS=ITERATIONS)
+    largest_code = float64_bits(format_of(dtype).max * 2.0**-margin)
+    args = (in_memory_order(x), workspace, amax, quant_scale, dequant_scale, x.numel(), largest_code)
+    constants = {"POWER_OF_TWO": power_of_two, "BLOCK": BLOCK, "ITERATIONS": ITERATIONS}
+    triton_launch.launch(amax_and_scales, grid, args, constants, num_warps=8)
     write_codes(q, q_t if transpose else None, None, x, quant_scale, backwards=True)

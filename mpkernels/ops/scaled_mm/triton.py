@@ -7,7 +7,7 @@ Triton permute bytes in the inner loop on sm_89.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import torch
 import triton
@@ -22,6 +22,11 @@ TARGETS = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_103", "sm_120", "gf
 PITCH = 16  # bytes: TMA and 128-bit loads want rows to start at multiples of it
 FORMATS = {torch.float8_e4m3fn: "e4m3", torch.float8_e5m2: "e5m2"}
 UNIT_EXPONENT = 127  # 2^0 as UE8M0
+
+
+class Resources(TypedDict):
+    num_warps: int
+    num_stages: int
 
 
 class Config(NamedTuple):
@@ -41,6 +46,10 @@ class Config(NamedTuple):
     descriptors: bool = False
     promote: bool = False
     warp_specialize: bool = False
+
+    @property
+    def resources(self) -> Resources:
+        return {"num_warps": self.num_warps, "num_stages": self.num_stages}
 
 
 # By M: rows of a tile that few rows of `a` do not waste. Shared memory is (block_m + block_n) * block_k * num_stages bytes and must
@@ -78,7 +87,7 @@ def config_for(target: Target, M: int, N: int, K: int, use_fast_accum: bool) -> 
     family: int | str = "hip" if target.kind == "hip" else max(a for a in CONFIGS if isinstance(a, int) and a <= int(target.arch))
     if family == 90 and use_fast_accum and M > 64 and N > 128 and K:
         return FAST_90
-    config = next(c for largest, c in CONFIGS[family] if M <= largest)
+    config = next(c for largest, c in CONFIGS[family] if largest >= M)
     return config._replace(promote=config.promote and not use_fast_accum, descriptors=config.descriptors and K > 0)
 
 
@@ -98,7 +107,7 @@ def decode(codes, FORMAT: tl.constexpr):
 def accumulate_product(
     a, b, total, DOT: tl.constexpr, A: tl.constexpr, B: tl.constexpr, PROMOTE: tl.constexpr, EXPONENT: tl.constexpr
 ):
-    """total + a . b^T for one K block.
+    """Total + a . b^T for one K block.
 
     Promotion is written out: tl.dot's own, max_num_imprecise_acc, reads wgmma's results before any wait, which ptxas then has to
     insert (docs/notes).
@@ -157,8 +166,8 @@ def scaled_mm_pointers(
     DOT: tl.constexpr,
     PROMOTE: tl.constexpr,
     ACCUMULATE: tl.constexpr,
-    DECODED: tl.constexpr,
     EXPONENT: tl.constexpr,
+    DECODED: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -236,31 +245,29 @@ def run(
     target = triton_launch.target(a)
     config = config_for(target, M, N, K, use_fast_accum)
     tiles = triton_launch.cdiv(M, config.block_m) * triton_launch.cdiv(N, config.block_n)
+    constants: dict[str, object] = {"A": FORMATS[a.dtype], "B": FORMATS[b.dtype], "DOT": config.dot, "PROMOTE": config.promote}
+    constants |= {"ACCUMULATE": accumulate, "EXPONENT": UNIT_EXPONENT}
     tile = {"BLOCK_M": config.block_m, "BLOCK_N": config.block_n, "BLOCK_K": config.block_k, "GROUP_M": GROUP_M}
-    constants = {"A": FORMATS[a.dtype], "B": FORMATS[b.dtype], "DOT": config.dot, "PROMOTE": config.promote}
-    constants["ACCUMULATE"] = accumulate
-    options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
-    scalars = (dequant_scale_a, dequant_scale_b, bias, out, M, N)
+    scalars = (dequant_scale_a, dequant_scale_b, bias, out, M, N, a.shape[1])
     if config.descriptors:
         operands = (describe(a, config.block_m, config.block_k), describe(b, config.block_n, config.block_k))
+        constants["WARP_SPECIALIZE"] = config.warp_specialize
         grid = min(tiles, target.multiprocessors)
-        constants |= {"EXPONENT": UNIT_EXPONENT, "WARP_SPECIALIZE": config.warp_specialize}
-        args = (*operands, *scalars, a.shape[1], out.stride(0))
-        triton_launch.launch(scaled_mm_descriptors, grid, args, **options, **constants, **tile)  # type: ignore[arg-type]
+        triton_launch.launch(
+            scaled_mm_descriptors, grid, (*operands, *scalars, out.stride(0)), constants | tile, **config.resources
+        )
         return
+    constants["DECODED"] = 1.0
+    codes = a, b
     if config.dot == "decode":
         constants["DECODED"] = 2.0 ** (8 * sum(FORMATS[x.dtype] == "e4m3" for x in (a, b)))
         codes = a.view(torch.uint8), b.view(torch.uint8)
-    else:
-        constants["DECODED"] = 1.0
-        codes = a, b
-    constants["EXPONENT"] = UNIT_EXPONENT
-    args = (*codes, *scalars, a.shape[1], a.stride(0), b.stride(0), out.stride(0))
-    triton_launch.launch(scaled_mm_pointers, tiles, args, **options, **constants, **tile)  # type: ignore[arg-type]
+    pitches = (a.stride(0), b.stride(0), out.stride(0))
+    triton_launch.launch(scaled_mm_pointers, tiles, (*codes, *scalars, *pitches), constants | tile, **config.resources)
 
 
 def aligned(x: Tensor) -> Tensor:
-    """x with adjacent K and rows that start at multiples of 16 bytes; K is filled up with zeros to a multiple of 16."""
+    """X with adjacent K and rows that start at multiples of 16 bytes; K is filled up with zeros to a multiple of 16."""
     rows, K = x.shape
     if K % PITCH == 0 and (x.stride(1) == 1 or K <= 1) and x.stride(0) % PITCH == 0 and x.data_ptr() % PITCH == 0:
         return x

@@ -29,7 +29,19 @@ def count_kernel(rows, first_steps, found_inf, tensors, STEP: tl.constexpr, COLU
 
 
 @triton.jit
-def sgd(p, b, g, is_first, rate, momentum, undamped, weight_decay, DECAYS: tl.constexpr, MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr):
+def sgd(
+    p,
+    b,
+    g,
+    is_first,
+    rate,
+    momentum,
+    undamped,
+    weight_decay,
+    DECAYS: tl.constexpr,
+    MOMENTUM: tl.constexpr,
+    NESTEROV: tl.constexpr,
+):
     """New (p, b). undamped = 1 - dampening in float32."""
     if DECAYS:
         g = g + weight_decay * p
@@ -143,30 +155,41 @@ def run(
         count_kernel,
         triton_launch.cdiv(len(masters), FACTOR_BLOCK),
         (table.rows, first_steps, found_inf, len(masters)),
+        {"STEP": HEADER + 2, "COLUMNS": width, "BLOCK": FACTOR_BLOCK},
         behind=behind,
-        num_warps=4,
-        STEP=HEADER + 2,
-        COLUMNS=width,
-        BLOCK=FACTOR_BLOCK,
     )
     if table.launches == 0:
         return
     triton_launch.launch(
         sgd_kernel,
         table.launches,
-        (table.rows, table.chunks, first_steps, lr_tensor, inv_loss_scale, grad_norm, found_inf)
-        + (float(max_grad_norm), lr, momentum, 1 - dampening, weight_decay),
+        (
+            table.rows,
+            table.chunks,
+            first_steps,
+            lr_tensor,
+            inv_loss_scale,
+            grad_norm,
+            found_inf,
+            float(max_grad_norm),
+            lr,
+            momentum,
+            1 - dampening,
+            weight_decay,
+        ),
+        {
+            "GRAD": POINTED[grads[0].dtype],
+            "COPY": POINTED[params[0].dtype] if params else None,
+            "MAXIMIZE": maximize,
+            "DECAYS": weight_decay != 0,
+            "MOMENTUM": momentum != 0,
+            "NESTEROV": nesterov,
+            "CLIP_EPSILON": CLIP_EPSILON,
+            "HEADER": HEADER,
+            "COLUMNS": width,
+            "CHUNK": CHUNK,
+            "BLOCK": BLOCK,
+        },
         behind=behind,
         num_warps=8,
-        GRAD=POINTED[grads[0].dtype],
-        COPY=POINTED[params[0].dtype] if params else None,
-        MAXIMIZE=maximize,
-        DECAYS=weight_decay != 0,
-        MOMENTUM=momentum != 0,
-        NESTEROV=nesterov,
-        CLIP_EPSILON=CLIP_EPSILON,
-        HEADER=HEADER,
-        COLUMNS=width,
-        CHUNK=CHUNK,
-        BLOCK=BLOCK,
     )

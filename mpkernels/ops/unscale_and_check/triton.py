@@ -71,15 +71,14 @@ def run(grads: Sequence[Tensor], inv_loss_scale: Tensor, found_inf: Tensor) -> N
     for dtype, group in by_dtype(dense).items():
         table = table_of([group], [g.numel() for g in group], inv_loss_scale.device)
         constants = {"DTYPE": POINTED[dtype], "FIRST_INFINITE": FIRST_INFINITE[dtype], "HEADER": HEADER}
+        constants |= {"CHUNK": CHUNK, "BLOCK": BLOCK}
         triton_launch.launch(
             unscale_kernel,
             table.launches,
             (table.rows, table.chunks, inv_loss_scale, found_inf),
+            constants,
             behind=group,
             num_warps=8,
-            **constants,
-            CHUNK=CHUNK,
-            BLOCK=BLOCK,
         )
     for grad, data in copies:
         grad.copy_(data)

@@ -10,8 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ... import triton_launch
-from ...triton_device import scales_of
-from ...triton_master_update import as_float64, float64_bits
+from ...triton_device import as_float64, float64_bits, scales_of
 from ...triton_tables import HEADER, table_of
 
 TARGETS = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_103", "sm_120", "gfx950")
@@ -81,14 +80,11 @@ def run(
     columns = [amax_histories, quant_scales, dequant_scales]
     largest = [float64_bits(fp8_max * 2.0**-margin) for fp8_max in fp8_maxima]
     table = table_of(columns, [h.numel() for h in amax_histories], step_ended.device, largest)
+    block = triton.next_power_of_2(max(h.numel() for h in amax_histories))
     triton_launch.launch(
         update_delayed_scales_kernel,
         len(amax_histories),
         (table.rows, step_ended, torch.zeros(1, dtype=torch.int32, device=step_ended.device)),
+        {"POWER_OF_TWO": power_of_two, "MOST_RECENT": most_recent, "HEADER": HEADER, "BLOCK": block},
         behind=[t for column in columns for t in column],
-        num_warps=4,
-        POWER_OF_TWO=power_of_two,
-        MOST_RECENT=most_recent,
-        HEADER=HEADER,
-        BLOCK=triton.next_power_of_2(max(h.numel() for h in amax_histories)),
     )

@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ... import triton_launch
-from ...triton_master_update import as_float64, float64_bits
+from ...triton_device import as_float64, float64_bits
 
 TARGETS = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_103", "sm_120", "gfx950")
 
@@ -46,4 +46,4 @@ def run(
 ) -> None:
     tensors = (loss_scale, growth_tracker, hysteresis_tracker, found_inf)
     numbers = (float64_bits(growth_factor), float64_bits(backoff_factor), growth_interval, hysteresis)
-    triton_launch.launch(update_loss_scale_kernel, 1, (*tensors, *numbers), num_warps=1)
+    triton_launch.launch(update_loss_scale_kernel, 1, (*tensors, *numbers), {}, num_warps=1)
