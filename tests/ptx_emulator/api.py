@@ -19,7 +19,7 @@ from . import reports, semantics
 from .arguments import Buffer, DeviceArrays, Struct, is_array, value_bytes
 from .asynchrony import EVERY_POLICY, Policy
 from .counters import Counters
-from .machine import Machine, Options, Shape
+from .machine import REGISTERS, Machine, Options, Shape
 from .parse import parse
 from .program import Program, build
 from .reports import KernelFault, Report, Stop
@@ -169,6 +169,8 @@ def launch(
     resident: int | None = None,
     ctas: Sequence[int] | None = None,
     numerics: str = "exact",
+    registers: int | None = None,
+    largest_cluster: int = 8,
     races: bool = True,
     count: bool = True,
     check: bool = True,
@@ -185,6 +187,8 @@ def launch(
         cluster: CTAs of a cluster; what the kernel declares if not given.
         resident: CTAs that run at once. CTAs that wait for each other must all be resident.
         ctas: run these CTAs of the grid only, by linear index: for grids too large to run whole.
+        registers: what a thread of the compiled kernel has (ptxas -v); if not given, what the PTX's directives allow.
+        largest_cluster: CTAs; more than 8 need cudaFuncAttributeNonPortableClusterSizeAllowed, and 16 is the most.
         numerics: how matrix instructions round: "exact", "ada", "hopper".
         races, count: turn the race detector or the counters off, for speed.
         check: raise KernelFault if there are reports.
@@ -208,10 +212,10 @@ def launch(
     order = np.arange(total) if ctas is None else np.asarray(ctas)
     batch = resident or default_resident(int(np.prod(threads)), shared_bytes + sum(v.size or 0 for v in program.shared))
     batch = min(max(batch // per_cluster, 1) * per_cluster, len(order))
-    options = Options(policy or Policy(), races, count, numerics, largest_steps)
+    options = Options(policy or Policy(), races, count, numerics, largest_steps, registers)
     addresses = kernel.module.addresses(arrays)
     machine = Machine(program, sizes, threads, cluster_shape, batch, options, memory, addresses, shared_bytes, arch)
-    check_resources(machine)
+    check_resources(machine, largest_cluster)
     if machine.policy.schedule == "random":
         order = machine.rng.permutation(order.reshape(-1, per_cluster)).reshape(-1)
     try:
@@ -251,16 +255,29 @@ def check_launch(kernel: Kernel, grid: Shape, block: Shape, cluster: Shape, args
         raise ValueError(f"{kernel.name} requires clusters of {entry.cluster} CTAs (.reqnctapercluster), got {cluster}")
 
 
-def check_resources(machine: Machine) -> None:
+def check_resources(machine: Machine, largest_cluster: int) -> None:
+    registers = machine.options.registers
+    if registers is not None:
+        total = -(-registers // 8) * 8 * machine.warps_per_cta * 32
+        if registers > 255 or total > REGISTERS:
+            message = f"{registers} registers for each of {machine.threads_per_cta} threads: a thread can have 255, "
+            message += f"a CTA {REGISTERS} (this one needs {total})"
+            machine.report(reports.RESOURCES, message, None)
+    if machine.cluster_size > 1 and machine.arch < 90:
+        machine.report(reports.RESOURCES, f"sm_{machine.arch} has no clusters", None)
+    elif machine.cluster_size > largest_cluster:
+        message = f"a cluster of {machine.cluster_size} CTAs: {largest_cluster} are allowed (8 everywhere, up to 16 by "
+        message += "cudaFuncAttributeNonPortableClusterSizeAllowed)"
+        machine.report(reports.RESOURCES, message, None, detail="cluster")
     limit = SHARED_LIMIT.get(machine.arch, 227 << 10)
     if machine.memory.shared.bytes > limit:
         message = f"the kernel uses {machine.memory.shared.bytes} bytes of shared memory, sm_{machine.arch} has {limit} for a CTA"
-        machine.report(reports.RESOURCES, message, None)
+        machine.report(reports.RESOURCES, message, None, detail="shared")
     if machine.static_bytes > STATIC_LIMIT:
         message = (
             f"the kernel declares {machine.static_bytes} bytes of static shared memory; more than {STATIC_LIMIT} must be dynamic"
         )
-        machine.report(reports.RESOURCES, message, None)
+        machine.report(reports.RESOURCES, message, None, detail="static")
 
 
 def finish(machine: Machine) -> None:

@@ -23,6 +23,7 @@ from .spaces import LOCAL_WINDOW, PRIVATE_BASE, SHARED_BASE, ConstantSpace, Glob
 from .syntax import Instruction
 
 Shape = tuple[int, int, int]
+REGISTERS = 1 << 16  # of an SM
 
 
 @dataclass
@@ -38,6 +39,7 @@ class Options:
     counters: bool = True
     numerics: str = "exact"
     largest_steps: int = 50_000_000
+    registers: int | None = None  # of a thread at launch, if the caller knows
 
 
 class Machine:
@@ -69,6 +71,7 @@ class Machine:
         self.num_warps = self.warps_per_cta * ctas
         self.lanes = self.lanes_per_cta * ctas
         self.dynamic_bytes = dynamic_bytes
+        self.registers_at_launch = self._registers()
         self.rng = np.random.default_rng(options.policy.seed)
         self.step = 0  # instructions executed so far: the clock of the sanitizer and of %clock
         self.log = ReportLog(program.name, program.files)
@@ -85,6 +88,15 @@ class Machine:
         self.engines = Engines(options.policy, self.rng)
         self.scheduler = Scheduler(self)
         self.state: dict[str, Any] = {}  # what families keep between instructions, by name; emptied for each batch
+
+    def _registers(self) -> int | None:
+        """Registers of a thread at launch; None if neither the caller nor the PTX says enough to know."""
+        entry = self.kernel.entry
+        block = entry.required_block or entry.largest_block
+        if self.options.registers or entry.largest_registers or block is None:
+            return self.options.registers or entry.largest_registers
+        threads = -(-int(np.prod(block)) // WARP) * WARP * entry.least_ctas
+        return min(REGISTERS // threads // 8 * 8, 256)  # what ptxas may use is what a kernel with setmaxnreg is launched with
 
     def _shared(self) -> SharedSpace:
         offset, names = SHARED_BASE, []
@@ -187,6 +199,8 @@ class Machine:
             self.specials[f"clusterid.{name}"][:] = index[self.cta_of] // self.cluster[axis]
         x, y, z = (self.specials[f"ctaid.{name}"].astype(np.int32) for name in "xyz")
         self.cta_number[:] = x + self.grid[0] * (y + self.grid[1] * z) + 1
+        if self.grid_races is not None:
+            self.grid_races.place()
         self.registers.reset()
         self.memory.shared.reset()
         self.memory.local.reset()

@@ -96,6 +96,8 @@ class Parser:
         self.scopes = 0  # scopes opened so far: makes the keys of inner names unique
         self.tables: list[tuple[str, tuple[str, ...], Scope]] = []  # .branchtargets of the function being read
         self.source: tuple[int, int] | None = None
+        self.callers: tuple[tuple[int, int], ...] = ()
+        self.inlined: dict[tuple[int, int, int], tuple[tuple[int, int], ...]] = {}  # (file, line, column) -> its callers
 
     # The token stream.
 
@@ -164,13 +166,28 @@ class Parser:
     def line_directive(self) -> None:
         words = self.rest_of_line()
         if words[0] == ".loc":
-            self.source = (int(words[1]), int(words[2])) if int(words[2]) else self.source
+            self.location(words)
         elif words[0] == ".file":
             self.module.files[int(words[1])] = words[2].strip('"')
         elif words[0] == ".version":
             self.module.version = words[1]
         elif words[0] == ".target":
             self.module.target = words[1]
+
+    def location(self, words: list[str]) -> None:
+        """.loc file line column [, function_name label, inlined_at file line column]
+
+        Where the place of inlining was inlined itself, an earlier .loc has said so.
+        """
+        file, line, column = (int(w) for w in words[1:4])
+        if not line:
+            return
+        self.source, self.callers = (file, line), ()
+        if "inlined_at" in words:
+            at = words.index("inlined_at")
+            where = int(words[at + 1]), int(words[at + 2]), int(words[at + 3])
+            self.callers = (where[:2], *self.inlined.get(where, ()))
+        self.inlined[file, line, column] = self.callers
 
     def skip_section(self) -> None:
         while self.next() != "{":
@@ -297,7 +314,9 @@ class Parser:
             function.explicit_cluster = True
         elif word == ".maxnreg":
             function.largest_registers = int(self.next())
-        elif word in (".minnctapersm", ".maxclusterrank", ".minnreg"):
+        elif word == ".minnctapersm":
+            function.least_ctas = int(self.next())
+        elif word in (".maxclusterrank", ".minnreg"):
             self.next()
         elif word == ".pragma":
             while self.next() != ";":
@@ -388,7 +407,7 @@ class Parser:
                 break
         self.expect(";")
         text = self.spell(start, self.position - 1)
-        return Instruction(opcode, tuple(modifiers), tuple(operands), line, text, guard, negated, self.source)
+        return Instruction(opcode, tuple(modifiers), tuple(operands), line, text, guard, negated, self.source, self.callers)
 
     def spell(self, start: int, end: int) -> str:
         text = " ".join(t.text for t in self.tokens[start:end])

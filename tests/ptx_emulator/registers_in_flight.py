@@ -1,8 +1,11 @@
 """Registers that an asynchronous instruction still writes or reads: wgmma's accumulators and its A fragments.
 
-The register allocator of ptxas does not see that such an instruction works on after it was issued, so the program must
-wait (wgmma.wait_group) before it touches the registers again. And wgmma.fence must come between any access of a thread to
-them and the next wgmma that uses them; accumulators that pass from one wgmma to another of the same shape need neither.
+Such an instruction works on after it was issued, so the program must wait (wgmma.wait_group) before it touches the registers
+again. And wgmma.fence must come between any access of a thread to them and the next wgmma that uses them; accumulators that
+pass from one wgmma to another of the same shape need neither.
+
+ptxas 13.0 repairs programs of this kind where it sees them: it injects the wait (its message C7517) or the fence (C7519), and
+often serializes every wgmma for it (C7514). They are right but slow on hardware; here they are reported.
 
 Watched are only registers that some asynchronous instruction of the kernel names, so other kernels pay nothing.
 """

@@ -19,6 +19,7 @@ DIVERGENCE = "divergence"
 DEADLOCK = "deadlock"
 RESOURCES = "resources"  # more shared memory, registers or threads than the architecture has
 DESCRIPTOR = "descriptor"
+FREED = "freed"  # shared memory of a CTA that has ended, or may have
 ASSERTION = "assertion"
 LIMIT = "limit"
 
@@ -31,7 +32,7 @@ class Report:
     message: str
     kernel: str
     instruction: Instruction | None = None
-    source: str | None = None  # file:line
+    source: str | None = None  # file:line, and the places of its inlining
     thread: tuple[int, int, int] | None = None
     cta: tuple[int, int, int] | None = None
     address: int | None = None
@@ -87,8 +88,10 @@ class ReportLog:
             return
         source = None
         if instruction is not None and instruction.source is not None:
-            file, line = instruction.source
-            source = f"{self.files.get(file, f'file {file}')}:{line}"
+            places = [
+                f"{self.files.get(file, f'file {file}')}:{line}" for file, line in (instruction.source, *instruction.callers)
+            ]
+            source = ", inlined at ".join(places)
         self.found[key] = Report(kind, message, self.kernel, instruction, source, thread, cta, address, count)
 
     @property

@@ -26,6 +26,7 @@ import numpy as np
 
 from . import reports
 from .registers import WARP, Active
+from .remote import remote_accesses
 from .spaces import MAPPED, WRITING, WRITTEN
 from .syntax import Instruction
 
@@ -156,6 +157,8 @@ class Sanitizer:
     ) -> None:
         """Before a load (rows is None) or a store of shared memory."""
         machine = self.machine
+        if machine.cluster_size > 1:
+            remote_accesses(machine).touch(instruction, offsets, active)
         if rows is not None or atomic:
             bad = machine.memory.shared.lacking(offsets, size, WRITING, 0)
             if bad is not None:
@@ -270,10 +273,12 @@ class Sanitizer:
         clocks: np.ndarray,
         which: np.ndarray,
         lane: int | None = None,
+        atomic: bool = False,
     ) -> None:
         """An asynchronous write was issued: it comes after clocks[which[i]] and nothing else; nobody may touch its bytes.
 
         For one operation of a thread: active = None, clocks = row(warp)[:1], which = zeros, lane for the messages.
+        atomic: it is a reduction, which may come before or after others.
         """
         shared = self.machine.memory.shared
         lanes = active.lanes if active is not None else None if lane is None else np.full(len(offsets), lane)
@@ -288,11 +293,13 @@ class Sanitizer:
         if self.enabled:
             cells = self.cells(offsets, size)
             clocks = np.pad(clocks, ((0, 0), (0, self.clock.shape[1] - clocks.shape[1])))
-            self._check_write(instruction, cells, clocks, which, lanes, "asynchronously writes", None, offsets, False)
+            self._check_write(instruction, cells, clocks, which, lanes, "asynchronously writes", None, offsets, atomic)
             self._check_reads(instruction, cells, clocks, which, lanes)
         shared.set_state(offsets, size, MAPPED | WRITTEN | WRITING)
 
-    def end_async_write(self, instruction: Instruction, offsets: np.ndarray, size: int, agents: np.ndarray | int) -> None:
+    def end_async_write(
+        self, instruction: Instruction, offsets: np.ndarray, size: int, agents: np.ndarray | int, atomic: bool = False
+    ) -> None:
         """The write is known to be complete, by a wait of these agents (or the agent whose clock waiters will get)."""
         self.machine.memory.shared.set_state(offsets, size, MAPPED | WRITTEN)
         if self.enabled:
@@ -300,7 +307,7 @@ class Sanitizer:
             self.writer[cells] = agents[:, None] if isinstance(agents, np.ndarray) else agents
             self.write_step[cells] = self.machine.step
             self.write_index[cells] = instruction.index
-            self.atomic[cells] = False
+            self.atomic[cells] = atomic
             self.writing_lane[cells] = -1
 
     def begin_async_read(

@@ -112,6 +112,7 @@ class Instruction:
     guard: Register | None = None
     guard_negated: bool = False
     source: tuple[int, int] | None = None  # (file number, line) of the last .loc
+    callers: tuple[tuple[int, int], ...] = ()  # where the function of that line was inlined, innermost first
     index: int = -1  # position in the program it is part of
 
     @property
@@ -140,6 +141,7 @@ class Function:
     cluster: tuple[int, int, int] | None = None  # .reqnctapercluster
     explicit_cluster: bool = False
     largest_registers: int | None = None  # .maxnreg
+    least_ctas: int = 1  # .minnctapersm
     has_body: bool = False
 
 

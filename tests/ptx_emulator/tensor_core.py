@@ -46,36 +46,26 @@ def exact(a: np.ndarray, b: np.ndarray, c: np.ndarray, dtype: type[np.floating] 
         return canonical(total.astype(dtype))
 
 
-def parts(values: np.ndarray, smallest: int) -> tuple[np.ndarray, np.ndarray]:
-    """Value = integer * 2^(exponent - 3): the exponent the hardware aligns by, subnormals at the smallest one."""
-    exponent = np.maximum(np.frexp(values)[1] - 1, smallest)
-    return np.ldexp(values, 3 - exponent).astype(np.int64), exponent.astype(np.int64)
-
-
-def cut(values: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """Values * 2^shift, toward zero."""
-    magnitude = np.abs(values)
-    left, right = np.clip(shift, 0, 62), np.clip(-shift, 0, 62)
-    return np.sign(values) * (magnitude << left >> right)
+def exponents(values: np.ndarray, smallest: int) -> np.ndarray:
+    """By which the hardware aligns: subnormals count as normals of the smallest exponent."""
+    return np.where(values == 0, ABSENT, np.maximum(np.frexp(values)[1] - 1, smallest)).astype(np.int32)
 
 
 def block(a: np.ndarray, b: np.ndarray, c: np.ndarray, smallest: tuple[int, int]) -> np.ndarray:
+    """One step. In float64 everything is exact but the cuts: products have 8 bits, c has 24, 33 terms of 14 bits are added."""
     special = ~np.isfinite(a).all(axis=-1)[..., :, None] | ~np.isfinite(b).all(axis=-2)[..., None, :] | ~np.isfinite(c)
     if special.any():
         with np.errstate(all="ignore"):
             outcome = np.matmul(a, b) + c  # infinities and NaN follow IEEE
-    clean = [np.where(np.isfinite(x), x, 0.0) for x in (a, b, c)]
-    ma, ea = parts(clean[0], smallest[0])
-    mb, eb = parts(clean[1], smallest[1])
-    product = ma[..., :, :, None] * mb[..., None, :, :]  # value = product * 2^(exponent - 6)
-    exponent = ea[..., :, :, None] + eb[..., None, :, :]
-    fraction, ec = np.frexp(clean[2])
-    mc, ec = np.ldexp(fraction, 24).astype(np.int64), ec.astype(np.int64)  # value = mc * 2^(ec - 24), exponent ec - 1
-    top = np.maximum(np.where(product != 0, exponent, ABSENT).max(axis=-2), np.where(mc != 0, ec - 1, ABSENT))
-    empty = top == ABSENT
-    unit = np.where(empty, 0, top) - FRACTION
-    total = cut(product, exponent - 6 - unit[..., None, :]).sum(axis=-2) + cut(mc, ec - 24 - unit)
-    # Cut the sum to 13 fraction bits of its own exponent.
-    drop = np.maximum(np.frexp(np.abs(total).astype(np.float64))[1] - (FRACTION + 1), 0).astype(np.int64)
-    result = np.ldexp(np.where(total == 0, 0, cut(cut(total, -drop), drop)).astype(np.float64), unit)
+        a, b, c = (np.where(np.isfinite(x), x, 0.0) for x in (a, b, c))
+    ea, eb = exponents(a, smallest[0]), exponents(b, smallest[1])
+    top = (ea[..., :, :, None] + eb[..., None, :, :]).max(axis=-2)
+    top = np.maximum(top, np.where(c == 0, ABSENT, np.frexp(c)[1] - 1))
+    top = np.where(top < ABSENT // 2, 0, top)  # nothing but zeros
+    scale = np.ldexp(1.0, FRACTION - top)  # the last bit that is kept becomes 1
+    terms = a[..., :, :, None] * b[..., None, :, :]
+    terms *= scale[..., None, :]
+    total = np.trunc(terms, out=terms).sum(axis=-2) + np.trunc(c * scale)
+    drop = np.maximum(np.frexp(total)[1] - (FRACTION + 1), 0)  # what the sum has beyond 13 fraction bits of its own exponent
+    result = np.ldexp(np.trunc(np.ldexp(total, -drop)), drop + top - FRACTION) + 0.0  # a zero is +0
     return np.where(special, outcome, result) if special.any() else result

@@ -77,6 +77,12 @@ BROKEN = {
     ),
     "producer's parity": ("-DPRODUCER_PARITY=phase", "deadlock: ", "which lacks 2 arrivals and 0 bytes"),
     "consumer's parity": ("-DCONSUMER_PARITY=(phase^1)", "asynchronously reads 16 bytes at byte 0 of shared smem", "deadlock: "),
+    "too few registers given": (
+        "-DSMALL=64",
+        "deadlock: ",
+        "registers of its warp to get to 232 each",
+        "168 a thread at launch are 64512 in all, setmaxnreg.dec gives to the pool",
+    ),
     "swizzle of the descriptors": (
         "-DSWIZZLE=2",
         "descriptor: the descriptor of A says 64-byte swizzle, but TMA wrote 16 bytes at byte",
@@ -101,3 +107,23 @@ def test_broken(cuda, what, policy):
 def test_a_map_without_swizzle(cuda):
     with pytest.raises(KernelFault, match=r"descriptor of A says 128-byte swizzle, but TMA wrote .* with no swizzle at PTX line"):
         run(cuda("gemm_sm90a", "sm_90a"), 128, 128, 128, swizzle="none")
+
+
+@every_policy
+def test_pairs_of_ctas_share_a_tile(cuda, policy):
+    """Each CTA loads half of B and multicasts it: B is read once for both."""
+    M, N, K = 512, 128, 640
+    module = cuda("gemm_sm90a", "sm_90a", "-DCLUSTER=2")
+    out, result = run(module, M, N, K, rows_b=64, policy=policy)
+    assert_near(out, K)
+    assert result.counters["bulk_load_bytes"] == M * K + M // 256 * N * K
+
+
+@every_policy
+def test_a_cta_that_ends_before_its_partner(cuda, policy):
+    """The last arrivals of the other CTA may find its shared memory gone."""
+    module = cuda("gemm_sm90a", "sm_90a", "-DCLUSTER=2", "-DLAST_SYNC=")
+    with pytest.raises(KernelFault) as caught:
+        run(module, 256, 128, 640, rows_b=64, policy=policy)
+    assert "freed: the shared memory of CTA 0 of the cluster is accessed by warp" in str(caught.value)
+    assert "but nothing makes the CTA wait for that before it ends" in str(caught.value)

@@ -219,6 +219,27 @@ def test_load_without_wait(policy):
 
 
 @every_policy
+def test_kernel_ends_before_a_load_is_known_to_be_complete(policy):
+    text = fault(INIT + LOAD + "bar.sync 0; ret;", policy=policy)
+    assert "the kernel ended while a tma load operation was in flight: nothing waited for it" in text
+
+
+@every_policy
+def test_load_over_what_threads_wrote_needs_a_fence(policy):
+    body = "shl.b32 %r3, %r0, 4; add.u32 %r4, %r2, %r3; st.shared.u32 [%r4], %r0; {0}" + INIT + LOAD + WAIT + OUT
+    assert "proxy-fence: the async proxy accesses" in fault(body.replace("{0}", ""), policy=policy)
+    run(body.replace("{0}", FENCE), SIZE, TensorMap(X, (16, 64)), np.zeros(SIZE, np.uint8), policy=policy)
+
+
+@every_policy
+def test_mbarrier_must_be_initialised_before_the_load(policy):
+    """Another warp initialises it, and no barrier comes between."""
+    init = "@%p0 mbarrier.init.shared::cta.b64 [%r1], 1; setp.eq.u32 %p0, %r0, 32;"
+    text = fault(init + LOAD.split(";")[1].strip() + "; ret;", policy=policy)
+    assert "uses the mbarrier at" in text or "that was not initialised" in text
+
+
+@every_policy
 def test_two_loads_to_one_place(policy):
     body = INIT + LOAD.replace(str(SIZE), str(2 * SIZE)) + LOAD.split(";")[1] + ";" + WAIT + OUT
     text = fault(body, policy=policy)
@@ -344,7 +365,7 @@ def test_maps_that_do_not_fit():
     text = fault(INIT + load_text(3, (0, 0, 0), SIZE) + WAIT + OUT)
     assert "the instruction takes a tensor of rank 3, the tensor map has rank 2" in text
     text = fault(INIT + LOAD.replace("[%r2]", "[%r2+64]") + WAIT + OUT, TensorMap(X, (8, 64)))
-    assert "misaligned: tile of 512 bytes at address" in text
+    assert "misaligned: bulk access of 512 bytes at address" in text
     assert "not a multiple of 128" in text
 
 

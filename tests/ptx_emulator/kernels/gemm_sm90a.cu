@@ -3,11 +3,16 @@
 // TMA, two warpgroups that multiply 64 rows each by wgmma. With CLUSTER=2, pairs of CTAs along M
 // share their B tile: each loads half of it and multicasts it to both.
 //
-// The macros after kStages are places to break it; the tests do.
+// The macros are places to break it; the tests do.
 #include <cstdint>
 
 #ifndef CLUSTER
 #define CLUSTER 1
+#endif
+#if CLUSTER == 1
+#define CLUSTER_DIMS
+#else
+#define CLUSTER_DIMS __cluster_dims__(1, CLUSTER, 1)
 #endif
 #ifndef EXPECTED_BYTES
 #define EXPECTED_BYTES (2 * kTileBytes)
@@ -29,6 +34,9 @@
 #endif
 #ifndef LAST_WAIT
 #define LAST_WAIT asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory")
+#endif
+#ifndef LAST_SYNC
+#define LAST_SYNC sync_cluster()
 #endif
 #ifndef SMALL
 #define SMALL 40  // registers of the producer
@@ -123,12 +131,9 @@ __device__ __forceinline__ void keep(float (&d)[64]) {
   for (int i = 0; i < 64; i++) asm volatile("" : "+f"(d[i])::"memory");
 }
 
-#if CLUSTER > 1
-__cluster_dims__(1, CLUSTER, 1)
-#endif
-    extern "C" __global__ void __launch_bounds__(384, 1)
-        gemm(const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b,
-             float* out, int n, int k) {
+extern "C" __global__ void CLUSTER_DIMS __launch_bounds__(384, 1)
+    gemm(const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b,
+         float* out, int n, int k) {
   extern __shared__ __align__(1024) uint8_t smem[];  // kStages x (A, B)
   __shared__ __align__(8) uint64_t full[kStages], empty[kStages];
   const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);
@@ -167,6 +172,7 @@ __cluster_dims__(1, CLUSTER, 1)
         if (++stage == kStages) stage = 0, phase ^= 1;
       }
     }
+    __syncwarp();
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
     float d[64];
@@ -197,5 +203,5 @@ __cluster_dims__(1, CLUSTER, 1)
         *reinterpret_cast<float2*>(out + size_t(row + 8 * half) * n + col0 + 8 * i +
                                    lane % 4 * 2) = {d[4 * i + 2 * half], d[4 * i + 2 * half + 1]};
   }
-  sync_cluster();
+  LAST_SYNC;  // the other CTA may still arrive at barriers of this one
 }

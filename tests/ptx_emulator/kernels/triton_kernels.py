@@ -25,6 +25,18 @@ def matmul(
 
 
 @triton.jit
+def matmul_of_strides(a_ptr, b_ptr, out_ptr, K, am, ak, bk, bn, TWICE: tl.constexpr, BLOCK: tl.constexpr):
+    """One BLOCK x BLOCK tile of a . b in any layout; TWICE doubles a on its way, which brings it to registers."""
+    i, depth = tl.arange(0, BLOCK), tl.arange(0, BLOCK)
+    acc = tl.zeros((BLOCK, BLOCK), tl.float32)
+    for k in range(0, K, BLOCK):
+        x = tl.load(a_ptr + i[:, None] * am + (k + depth)[None, :] * ak)
+        y = tl.load(b_ptr + (k + depth)[:, None] * bk + i[None, :] * bn)
+        acc = tl.dot((x * 2).to(x.dtype) if TWICE else x, y, acc)
+    tl.store(out_ptr + i[:, None] * BLOCK + i[None, :], acc)
+
+
+@triton.jit
 def quantize_transpose(x_ptr, quant_scale_ptr, q_ptr, q_t_ptr, rows, cols, BLOCK: tl.constexpr):
     r = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -79,3 +91,24 @@ def scale_of_many(pair, factor, shift, stride, flag: tl.constexpr, BLOCK: tl.con
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     x = tl.load(x_ptr + at * stride)
     tl.store(out_ptr + at, (x + shift) * factor if flag else x)
+
+
+@triton.jit
+def reduce_by_descriptors(x_desc, y_desc, BLOCK: tl.constexpr, OPERATION: tl.constexpr):
+    """Every program reduces its tile of x into the one tile of y."""
+    x = x_desc.load([tl.program_id(0) * BLOCK, 0])
+    if OPERATION == "add":
+        y_desc.atomic_add([0, 0], x)
+    elif OPERATION == "min":
+        y_desc.atomic_min([0, 0], x)
+    elif OPERATION == "max":
+        y_desc.atomic_max([0, 0], x)
+    else:
+        y_desc.atomic_xor([0, 0], x)
+
+
+@triton.jit
+def gather_by_descriptors(x_desc, y_desc, rows_ptr, COUNT: tl.constexpr, WIDTH: tl.constexpr):
+    """y[rows + 1, :] = x[rows, 16:]: gathers and scatters rows."""
+    rows = tl.load(rows_ptr + tl.arange(0, COUNT))
+    y_desc.scatter(x_desc.gather(rows, 16), rows + 1, 0)

@@ -18,33 +18,99 @@ from ..asynchrony import Engine, Operation
 from ..binding import Binding, Step, instruction
 from ..machine import Machine
 from ..registers import WARP, Active
-from ..spaces import FRESH, IN_FLIGHT, MAPPED, READ_ONLY, WRITING, WRITTEN
+from ..remote import touch_by_agent
+from ..shared_claims import shared_claims
+from ..spaces import FRESH, IN_FLIGHT, MAPPED, RANK_SHIFT, READ_ONLY, WINDOW_SHIFT, WRITING, WRITTEN
 from ..syntax import Instruction
-from .mbarrier import complete_tx, expect_completion
+from .mbarrier import complete_tx, deliver_to, expect_completion, mbarriers
 
 CHUNK = 16  # bytes: what bulk operations move at least, and swizzles permute
-Fetch = Callable[[], np.ndarray]
+LARGEST_RANK = 255
 
 
 def deliver(
-    machine: Machine, instr: Instruction, lane: int, engine: str, offsets: np.ndarray, fetch: Fetch, barrier_at: int, amount: int
+    machine: Machine,
+    instr: Instruction,
+    lane: int,
+    engine: str,
+    offsets: np.ndarray,
+    fetch: Callable[[np.ndarray], np.ndarray],
+    barrier_at: int,
+    amount: int,
+    reduces: bool = False,
+    done: Callable[[int], None] | None = None,
 ) -> None:
-    """Write chunks at `offsets` of the shared arena with what fetch() gives, (n, 16) bytes, then announce `amount` bytes."""
+    """Write chunks at `offsets` of the shared arena, then call done(agent of the mbarrier) and announce `amount` bytes on it.
+
+    fetch(what the chunks hold) gives (n, 16) bytes. reduces: other reductions may work on the same chunks meanwhile.
+    """
     sanitizer, shared = machine.sanitizer, machine.memory.shared
     barrier = expect_completion(machine, barrier_at, instr, lane)
-    past = sanitizer.row(lane // WARP)
-    which = np.zeros(len(offsets), np.int64)
-    sanitizer.check_proxy(instr, offsets, CHUNK, past, lane)
-    sanitizer.begin_async_write(instr, offsets, CHUNK, None, past[:1], which, lane)
+    sanitizer.check_proxy(instr, offsets, CHUNK, sanitizer.row(lane // WARP), lane)
+    claims = shared_claims(machine)
+    claims.begin(instr, offsets, CHUNK, lane, reduces)
+    touch_by_agent(machine, instr, offsets, barrier.agent)
+    index = offsets // CHUNK
     chunks = shared.data.reshape(-1, CHUNK)
-    chunks[offsets // CHUNK] = FRESH
+    if not reduces:
+        chunks[index] = FRESH
 
     def perform() -> None:
-        chunks[offsets // CHUNK] = fetch()
-        sanitizer.end_async_write(instr, offsets, CHUNK, barrier.agent)
+        chunks[index] = fetch(chunks[index])
+        claims.end(instr, offsets, CHUNK, barrier.agent, reduces)
+        touch_by_agent(machine, instr, offsets, barrier.agent)
+        if done is not None:
+            done(barrier.agent)
         complete_tx(barrier, amount, instr)
 
-    machine.engines.get(engine).submit(Operation(instr, perform))
+    deliver_to(barrier, machine.engines.get(engine), Operation(instr, perform))
+
+
+def shared_place(b: Binding, lane: int, address: int, size: int, align: int) -> int | None:
+    """The arena offset of bytes in the shared memory of the cluster, None (after a report) if something is wrong."""
+    machine = b.machine
+    one = Active.of_lanes(np.array([lane]), machine.lanes)
+    name, where, _ = machine.memory.parts(None if address >> WINDOW_SHIFT else "shared", np.array([address]))[0]
+    if name != "shared":
+        machine.stop(reports.OUT_OF_BOUNDS, f"a bulk operation on {name} memory in place of shared", b.instruction, lane)
+    _, offsets, good, _ = machine.memory.locate(b.instruction, "bulk access", name, where, size, one, align)
+    return int(offsets[0]) if good is None else None
+
+
+def signal_place(b: Binding, lane: int, address: int) -> int:
+    """The arena offset of an mbarrier, which must have been initialised before."""
+    machine = b.machine
+    one = Active.of_lanes(np.array([lane]), machine.lanes)
+    found = mbarriers(machine).locate(b, None if address >> WINDOW_SHIFT else "shared", np.array([address]), one)
+    if machine.sanitizer.enabled:
+        machine.sanitizer.check_after_write(b.instruction, np.array(found), 8, one, "uses the mbarrier at")
+    return found[0]
+
+
+def multicast_places(
+    b: Binding, lane: int, place: int, signal: int, mask: int | None, pair: bool = False
+) -> list[tuple[int, int]]:
+    """(destination, mbarrier) in each CTA of a multicast: the same offsets as in the operands. No mask: there is one.
+
+    With .cta_group::2 the mbarrier is in the CTA of each pair whose parity is that of the mbarrier operand.
+    """
+    machine = b.machine
+    here, there = place >> RANK_SHIFT & LARGEST_RANK, signal >> RANK_SHIFT & LARGEST_RANK
+    if mask is None:
+        if here != there and not pair:
+            message = f"the destination lies in the cluster's CTA {here}, its mbarrier in CTA {there}: both must be in one"
+            machine.report(reports.DESCRIPTOR, message, b.instruction, lane)
+        return [(place, signal)]
+    if mask >> machine.cluster_size or not mask:
+        message = f"the CTA mask {mask:#x} of a multicast names CTAs outside of the cluster of {machine.cluster_size}"
+        machine.report(reports.DESCRIPTOR, message if mask else "the CTA mask of a multicast is empty", b.instruction, lane)
+    clear = ~(LARGEST_RANK << RANK_SHIFT)
+    found = []
+    for rank in range(machine.cluster_size):
+        if mask >> rank & 1:
+            owner = (rank & ~1) | (there & 1) if pair else rank
+            found.append((place & clear | rank << RANK_SHIFT, signal & clear | owner << RANK_SHIFT))
+    return found
 
 
 @dataclass

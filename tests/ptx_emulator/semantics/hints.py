@@ -1,4 +1,4 @@
-"""Instructions that change when things happen, not what: griddepcontrol, nanosleep, setmaxnreg, pmevent."""
+"""Instructions that change when things happen, not what: griddepcontrol, nanosleep, pmevent."""
 
 from __future__ import annotations
 
@@ -16,16 +16,6 @@ def griddepcontrol(b: Binding) -> Step:
 @instruction("nanosleep")
 def nanosleep(b: Binding) -> Step:
     b.source(0, b.type())
-    return lambda active: None
-
-
-@instruction("setmaxnreg")
-def setmaxnreg(b: Binding) -> Step:
-    b.required("inc", "dec")
-    b.ignore("sync", "aligned", "u32")
-    count = b.constant(0)
-    if count % 8 or not 24 <= count <= 256:
-        b.fail(f"{count} registers: a multiple of 8 from 24 to 256 is needed")
     return lambda active: None
 
 

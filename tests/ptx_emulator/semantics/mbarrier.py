@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from .. import reports
-from ..asynchrony import Operation
+from ..asynchrony import Engine, Operation
 from ..binding import Binding, Control, Step, instruction
 from ..machine import Machine
 from ..registers import TYPES, WARP, Active
+from ..remote import remote_accesses
 from ..spaces import SHARED_BASE
 from ..syntax import Instruction, Sink
 from .cp_async import engine
@@ -34,6 +35,7 @@ class MBarrier:
         self.released: np.ndarray | None = None  # the past that waiters of completed phases acquire
         self.waiting: list[int] = []
         self.operations = 0  # asynchronous operations that will signal it
+        self.delivered: list[tuple[Engine, Operation]] = []  # those whose bytes a thread must learn of before it ends
         rank, place = divmod(offset, machine.memory.shared.stride)
         self.agent = machine.sanitizer.agent(("mbarrier", rank % machine.cluster_size, place - SHARED_BASE))
 
@@ -125,6 +127,13 @@ def complete_tx(barrier: MBarrier, count: int, instr: Instruction) -> None:
     barrier.settle()
 
 
+def deliver_to(barrier: MBarrier, engine: Engine, operation: Operation) -> None:
+    """Submit an operation that writes shared memory; it is in flight until a wait for a phase after it has passed."""
+    operation.retire = lambda: None
+    barrier.delivered.append((engine, operation))
+    engine.submit(operation)
+
+
 def arrive_from_outside(barrier: MBarrier, rows: np.ndarray | None, instr: Instruction, count: int = 1) -> None:
     """An asynchronous operation arrives (tcgen05.commit, cp.async.mbarrier.arrive)."""
     alive(barrier, instr)
@@ -198,8 +207,10 @@ def invalidate(b: Binding) -> Step:
 def check_ordered(machine: Machine, instr: Instruction, offsets: list[int], active: Active) -> None:
     """The barrier's initialisation must come before its use."""
     sanitizer = machine.sanitizer
+    where = np.array(offsets)
+    if machine.cluster_size > 1:
+        remote_accesses(machine).touch(instr, where, active)
     if sanitizer.enabled:
-        where = np.array(offsets)
         sanitizer.check_after_write(instr, where, 8, active, "uses the mbarrier at")
 
 
@@ -285,7 +296,9 @@ def wait(b: Binding) -> Step:
         for i, (lane, offset) in enumerate(zip(active.lanes, offsets, strict=True)):
             barrier = table.at(offset, instr, lane, "waited for")
             result[i] = barrier.passed(int(wanted[i])) if by_parity else barrier.phase > int(wanted[i])
-            if not result[i]:
+            if result[i]:
+                forget_delivered(barrier)
+            else:
                 sleepers.setdefault(offset, []).append(int(lane))
         give_up = blocking and machine.policy.schedule == "random" and machine.rng.random() < EARLY_RETURN
         if blocking and not give_up:
@@ -298,6 +311,13 @@ def wait(b: Binding) -> Step:
         done.put(result, active)
 
     return Control(run)
+
+
+def forget_delivered(barrier: MBarrier) -> None:
+    """A thread has learnt what has been done."""
+    for queue, operation in [pair for pair in barrier.delivered if pair[1].done]:
+        queue.retire([operation])
+    barrier.delivered = [pair for pair in barrier.delivered if not pair[1].done]
 
 
 def acquire(machine: Machine, active: Active, offsets: list[int], passed: np.ndarray) -> None:

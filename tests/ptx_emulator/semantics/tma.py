@@ -16,17 +16,17 @@ from .. import reports
 from ..binding import Binding, Step, instruction
 from ..machine import Machine
 from ..registers import TYPES, Active
-from ..spaces import GLOBAL_WINDOW, RANK_SHIFT
+from ..spaces import GLOBAL_WINDOW
 from ..syntax import Instruction
 from ..tensor_map import BYTES, NANS, SWIZZLES, Fields
 from ..tensor_map import TYPES as ELEMENT_TYPES
-from .bulk_groups import CHUNK, GlobalRows, check_rows, deliver, send
+from .bulk_groups import CHUNK, GlobalRows, check_rows, deliver, multicast_places, send, shared_place, signal_place
 from .bulk_reduce import OPERATIONS, combine_bytes
-from .mbarrier import mbarriers
 from .tensormap import check_acquired
 
 TILE_ALIGNMENT = 128
 MAP_ALIGNMENT = 64
+ROWS = 4  # of a gather or scatter
 HINT = ": the tensor map describes more than the array has"
 
 
@@ -44,17 +44,26 @@ class Box:
     def rows(self) -> GlobalRows:
         return GlobalRows(self.starts, self.high - self.low)
 
+    @property
+    def bytes(self) -> int:
+        """What an mbarrier is told, whether the box lies in the tensor or not."""
+        return len(self.inside) * self.fields.row_bytes
 
-def box_at(fields: Fields, coordinates: list[int]) -> Box:
-    """`coordinates`: innermost first."""
-    size, shape = fields.element, fields.shape
+    def chunks(self, start: int) -> np.ndarray:
+        """Arena offsets of the 16-byte chunks of the box stored at `start`, in the order of the box."""
+        return swizzled(start + np.arange(0, self.bytes, CHUNK), self.fields.swizzle)
+
+
+def box_at(fields: Fields, coordinates: list[int], rows: list[int] | None = None) -> Box:
+    """`coordinates`: innermost first; `rows`: those of a gather or scatter, in place of the outer coordinates."""
+    size, width = fields.element, fields.box[0]
     starts, inside = np.zeros(1, np.int64), np.ones(1, bool)
     for d in range(1, fields.rank):
-        at = coordinates[d] + max(fields.element_strides[d], 1) * np.arange(shape[d])
+        at = coordinates[d] + max(fields.element_strides[d], 1) * np.arange(fields.shape[d]) if rows is None else np.array(rows)
         starts = (starts[None, :] + (at * fields.strides[d - 1])[:, None]).reshape(-1)
         inside = (inside[None, :] & ((at >= 0) & (at < fields.sizes[d]))[:, None]).reshape(-1)
-    first = min(max(-coordinates[0], 0), shape[0])
-    last = max(min(shape[0], fields.sizes[0] - coordinates[0]), first)
+    first = min(max(-coordinates[0], 0), width)
+    last = max(min(width, fields.sizes[0] - coordinates[0]), first)
     if last == first:
         inside = np.zeros_like(inside)
     base = fields.address - GLOBAL_WINDOW + (coordinates[0] + first) * size
@@ -66,24 +75,20 @@ def swizzled(offsets: np.ndarray, mode: int) -> np.ndarray:
     return offsets ^ ((offsets >> 7 & ((1 << mode) - 1)) << 4)
 
 
-def chunks_of(fields: Fields, start: int) -> np.ndarray:
-    """Arena offsets of the 16-byte chunks of a box that is stored at `start`, in the order of the box."""
-    return swizzled(start + np.arange(0, fields.box_bytes, CHUNK), fields.swizzle)
-
-
 class MapOperand:
-    """[tensorMap, {coordinates}]"""
+    """[tensorMap, {coordinates}]; a gather or scatter has an inner coordinate and four rows of a matrix."""
 
-    def __init__(self, b: Binding, which: int, rank: int) -> None:
-        self.b, self.rank, self.instruction = b, rank, b.instruction
+    def __init__(self, b: Binding, which: int, rank: int, four_rows: bool = False) -> None:
+        self.b, self.rank, self.four_rows, self.instruction = b, rank, four_rows, b.instruction
         self.address = b.address(which)
         groups = b.extra(which, TYPES["s32"])
-        if len(groups) != 1 or len(groups[0]) != rank:
-            b.fail(f"a tensor of rank {rank} needs {rank} coordinates")
+        wanted = 1 + ROWS if four_rows else rank
+        if len(groups) != 1 or len(groups[0]) != wanted:
+            b.fail(f"{wanted} coordinates are needed")
         self.coordinates = groups[0]
 
-    def __call__(self, active: Active) -> list[tuple[int, Fields, list[int]]]:
-        """(lane, the map, coordinates) of each active lane; a map that is not valid stops the launch."""
+    def __call__(self, active: Active) -> list[tuple[int, Box]]:
+        """(lane, box) of each active lane; a map that is not valid stops the launch."""
         machine = self.b.machine
         columns = [self.b.compact(c, active) for c in self.coordinates]
         found = []
@@ -92,7 +97,11 @@ class MapOperand:
             if fields.rank != self.rank:
                 message = f"the instruction takes a tensor of rank {self.rank}, the tensor map has rank {fields.rank}"
                 machine.stop(reports.DESCRIPTOR, message, self.instruction, lane)
-            found.append((int(lane), fields, [int(c[i]) for c in columns]))
+            if self.four_rows and fields.box[1] != 1:
+                message = f"a gather or scatter of rows needs a box of one row, the tensor map has {fields.box[1]}"
+                machine.stop(reports.DESCRIPTOR, message, self.instruction, lane)
+            at = [int(c[i]) for c in columns]
+            found.append((int(lane), box_at(fields, at, at[1:] if self.four_rows else None)))
         return found
 
 
@@ -117,74 +126,52 @@ def read_map(machine: Machine, instr: Instruction, lane: int, address: int) -> F
     return fields
 
 
-def tile_place(b: Binding, lane: int, address: int, space: str | None, fields: Fields) -> int | None:
-    """The arena offset of a box's place in shared memory, None (after a report) if it is not all right."""
-    machine = b.machine
-    one = Active.of_lanes(np.array([lane]), machine.lanes)
-    name, where, _ = machine.memory.parts(space, np.array([address]))[0]
-    _, offsets, good, _ = machine.memory.locate(b.instruction, "tile", name, where, fields.box_bytes, one, TILE_ALIGNMENT)
-    return int(offsets[0]) if good is None else None
-
-
-def completion_place(b: Binding, lane: int, address: int, space: str | None) -> int:
-    one = Active.of_lanes(np.array([lane]), b.machine.lanes)
-    return mbarriers(b.machine).locate(b, space, np.array([address]), one)[0]
-
-
 @instruction("cp.async.bulk.tensor")
 def tensor_copy(b: Binding) -> Step:
     rank = int(b.required("1d", "2d", "3d", "4d", "5d")[0])
     target = b.required("shared::cluster", "shared::cta", "global")
     if target == "global":
         b.required("shared::cta")
-        tiled(b)
-        b.flag("bulk_group")
-        return store(b, rank, "tma store", None)
+        four_rows = mode(b, "tile::scatter4")
+        b.required("bulk_group")
+        return store(b, MapOperand(b, 0, rank, four_rows), "tma store", None)
     b.required("global")
-    return load(b, rank)
+    return load(b, MapOperand(b, 1, rank, mode(b, "tile::gather4")))
 
 
-def tiled(b: Binding) -> None:
-    b.flag("tile")
+def mode(b: Binding, four_rows: str) -> bool:
+    """Whether four rows are gathered or scattered."""
     b.ignore("L2::cache_hint")
-    if b.left and b.left[0].startswith(("im2col", "tile")):
-        b.fail(f".{b.left[0]} is not supported")
+    return b.choice("tile", four_rows, default="tile") == four_rows
 
 
-def load(b: Binding, rank: int) -> Step:
+def load(b: Binding, box: MapOperand) -> Step:
     """[dst], [map, {coordinates}], [mbarrier] {, CTA mask} {, cache policy}"""
-    tiled(b)
     b.required("mbarrier::complete_tx::bytes")
     multicast = b.flag("multicast::cluster")
     pair = b.choice("cta_group::1", "cta_group::2") == "cta_group::2"
-    target, box, barrier = b.address(0), MapOperand(b, 1, rank), b.address(2)
+    target, barrier = b.address(0), b.address(2)
     mask = b.source(3, TYPES["u16"]) if multicast else None
     machine = b.machine
 
     def run(active: Active) -> None:
         places, barriers = target(active), barrier(active)
         masks = b.compact(mask, active) if mask is not None else None
-        for i, (lane, fields, coordinates) in enumerate(box(active)):
-            at = box_at(fields, coordinates)
+        for i, (lane, at) in enumerate(box(active)):
             good = check_rows(machine, b.instruction, lane, at.rows, "load", HINT)
-            targets = [(int(places[i]), int(barriers[i]))]
-            if masks is not None:
-                targets = copies(b, lane, *targets[0], int(masks[i]), pair)
-            elif not pair:
-                check_same_cta(b, lane, *targets[0])
-            for place, signal in targets:
-                start = tile_place(b, lane, place, "shared", fields)
+            chosen = int(masks[i]) if masks is not None else None
+            for place, signal in multicast_places(b, lane, int(places[i]), int(barriers[i]), chosen, pair):
+                start = shared_place(b, lane, place, at.bytes, TILE_ALIGNMENT)
                 if start is not None:
-                    where = completion_place(b, lane, signal, "shared")
-                    offsets = chunks_of(fields, start)
-                    machine.memory.shared.note_swizzle(offsets, fields.swizzle)
-                    deliver(machine, b.instruction, lane, "tma load", offsets, fetch(machine, at, good), where, fields.box_bytes)
+                    offsets, where = at.chunks(start), signal_place(b, lane, signal)
+                    machine.memory.shared.note_swizzle(offsets, at.fields.swizzle)
+                    deliver(machine, b.instruction, lane, "tma load", offsets, fetch(machine, at, good), where, at.bytes)
 
     return run
 
 
-def fetch(machine: Machine, box: Box, good: np.ndarray) -> Callable[[], np.ndarray]:
-    def read() -> np.ndarray:
+def fetch(machine: Machine, box: Box, good: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    def read(old: np.ndarray) -> np.ndarray:
         fields = box.fields
         data = np.zeros((len(box.inside), fields.row_bytes), np.uint8)
         if fields.fill:
@@ -196,46 +183,18 @@ def fetch(machine: Machine, box: Box, good: np.ndarray) -> Callable[[], np.ndarr
     return read
 
 
-def check_same_cta(b: Binding, lane: int, place: int, signal: int) -> None:
-    here, there = place >> RANK_SHIFT, signal >> RANK_SHIFT
-    if here != there and b.machine.cluster_size > 1:
-        message = f"the destination lies in the cluster's CTA {here}, its mbarrier in CTA {there}: both must be in one"
-        b.machine.report(reports.DESCRIPTOR, message, b.instruction, lane)
-
-
-def copies(b: Binding, lane: int, place: int, signal: int, mask: int, pair: bool) -> list[tuple[int, int]]:
-    """(destination, mbarrier) in each CTA of a multicast: the same offsets as in the operands.
-
-    With .cta_group::2 the mbarrier is that of the CTA in each pair whose parity is that of the mbarrier operand.
-    """
-    machine = b.machine
-    if mask >> machine.cluster_size or not mask:
-        message = f"the CTA mask {mask:#x} of a multicast names CTAs outside of the cluster of {machine.cluster_size}"
-        machine.report(reports.DESCRIPTOR, message if mask else "the CTA mask of a multicast is empty", b.instruction, lane)
-    low = (1 << RANK_SHIFT) - 1
-    found = []
-    for rank in range(machine.cluster_size):
-        if mask >> rank & 1:
-            owner = (rank & ~1) | (signal >> RANK_SHIFT & 1) if pair else rank
-            found.append((rank << RANK_SHIFT | place & low, owner << RANK_SHIFT | signal & low))
-    return found
-
-
-def store(b: Binding, rank: int, engine: str, operation: str | None) -> Step:
+def store(b: Binding, box: MapOperand, engine: str, operation: str | None) -> Step:
     """[map, {coordinates}], [src] {, cache policy}; what lies outside of the tensor is not written."""
-    box, source = MapOperand(b, 0, rank), b.address(1)
-    machine = b.machine
+    source, machine = b.address(1), b.machine
 
     def run(active: Active) -> None:
         places = source(active)
-        for i, (lane, fields, coordinates) in enumerate(box(active)):
-            start = tile_place(b, lane, int(places[i]), "shared", fields)
-            if start is None:
-                continue
-            at = box_at(fields, coordinates)
-            good = check_rows(machine, b.instruction, lane, at.rows, "reduce" if operation else "store", HINT)
-            put = writer(machine, at, good, operation)
-            send(machine, b.instruction, lane, engine, chunks_of(fields, start), at.rows.kept(good), put, operation is not None)
+        for i, (lane, at) in enumerate(box(active)):
+            start = shared_place(b, lane, int(places[i]), at.bytes, TILE_ALIGNMENT)
+            if start is not None:
+                good = check_rows(machine, b.instruction, lane, at.rows, "reduce" if operation else "store", HINT)
+                put = writer(machine, at, good, operation)
+                send(machine, b.instruction, lane, engine, at.chunks(start), at.rows.kept(good), put, operation is not None)
 
     return run
 
@@ -259,9 +218,9 @@ def tensor_reduce(b: Binding) -> Step:
     b.required("global")
     b.required("shared::cta")
     operation = b.required(*OPERATIONS)
-    tiled(b)
-    b.flag("bulk_group")
-    return store(b, rank, "bulk reduce", operation)
+    b.ignore("tile", "L2::cache_hint")
+    b.required("bulk_group")
+    return store(b, MapOperand(b, 0, rank), "bulk reduce", operation)
 
 
 @instruction("cp.async.bulk.prefetch.tensor")
@@ -270,6 +229,9 @@ def tensor_prefetch(b: Binding) -> Step:
     rank = int(b.required("1d", "2d", "3d", "4d", "5d")[0])
     b.required("L2")
     b.required("global")
-    tiled(b)
-    box = MapOperand(b, 0, rank)
-    return lambda active: box(active) and None
+    box = MapOperand(b, 0, rank, mode(b, "tile::gather4"))
+
+    def run(active: Active) -> None:
+        box(active)
+
+    return run
