@@ -44,7 +44,7 @@ def encode(x, quant_scale, E5M2: tl.constexpr):
 
     A normal result is the product's bits with the exponent rebiased and rounded at the last kept bit (20 or 21 fall away): adding
     half an ulp less one, plus the kept bit's parity, carries exactly when round-half-even does. Below the smallest normal, the
-    FP32 addition of a power of two whose ulp is the format's subnormal step does the rounding. NaN is 0x7f, signed as the factors.
+    FP32 addition of a power of two whose ulp is the format's subnormal step rounds. NaN is 0x7f, with the sign of the factors.
     """
     wide = x.to(tl.float32)
     bits = (wide * quant_scale).to(tl.int32, bitcast=True)

@@ -32,8 +32,8 @@ class Resources(TypedDict):
 class Config(NamedTuple):
     """How one product is computed.
 
-    dot: "plain"; "decode" makes float16 of the codes first (before sm_89 there is no FP8); "scaled" gives the block-scaled instruction
-        scales of 1 (on sm_120 it runs at twice the rate of the plain one).
+    dot: "plain"; "decode" makes float16 of the codes first (before sm_89 there is no FP8); "scaled" is the block-scaled instruction
+        with scales of 1 (on sm_120 it runs at twice the rate of the plain one).
     promote: add each K block's sum to float32 accumulators outside of the tensor core, which keeps 14 bits or so.
     """
 
@@ -52,7 +52,7 @@ class Config(NamedTuple):
         return {"num_warps": self.num_warps, "num_stages": self.num_stages}
 
 
-# By M: rows of a tile that few rows of `a` do not waste. Shared memory is (block_m + block_n) * block_k * num_stages bytes and must
+# By M: a tile no taller than few rows of `a` need. Shared memory is (block_m + block_n) * block_k * num_stages bytes and must
 # stay under 99 KB on sm_86, 89 and 120, under 163 KB on sm_80, 227 KB on sm_90 and 100. On sm_90 and 100 a dot of fewer than 64
 # rows would be done in float16.
 CONFIGS: dict[int | str, tuple[tuple[int, Config], ...]] = {
