@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 
@@ -20,6 +22,21 @@ def in_memory_order(x: Tensor) -> Tensor | None:
         return x
     permuted = x.permute(sorted(range(x.dim()), key=x.stride, reverse=True))
     return permuted if permuted.is_contiguous() else None
+
+
+def dense_lists(tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
+    """The tensors as contiguous ones, for an elementwise pass: views where they are dense in some order, else copies.
+
+    Also the (tensor, copy) pairs, for a pass that writes.
+    """
+    dense, copies = [], []
+    for tensor in tensors:
+        data = in_memory_order(tensor)
+        if data is None:
+            data = tensor.contiguous()
+            copies.append((tensor, data))
+        dense.append(data)
+    return dense, copies
 
 
 def as_rows(x: Tensor) -> Tensor:

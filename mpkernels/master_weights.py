@@ -126,6 +126,11 @@ def _in_memory_order(dense: Tensor) -> Tensor:
     return view
 
 
+def step_workspace(steps: list[Tensor]) -> Tensor:
+    """Where the first kernel of a CUDA update leaves the scalars of the step for the second: 32 bytes a tensor."""
+    return steps[0].new_empty(8 * len(steps))
+
+
 def clip_factor(grad_norm: Tensor | None, max_grad_norm: float) -> Tensor | float:
     """The second factor of every gradient: min(1, max_grad_norm / (grad_norm + 1e-6)), each operation rounded to FP32."""
     if grad_norm is None:

@@ -6,6 +6,7 @@ Among the values of `backend` are emulated GPUs: emulated.py.
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -49,6 +50,24 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     op = metafunc.module.__name__.rpartition(".")[2].removeprefix("test_")
     if "backend" in metafunc.fixturenames and (ROOT / "mpkernels/ops" / op).is_dir():
         metafunc.parametrize("backend", backends_of(op), indirect=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A test marked `spread`: its cases take turns on the emulated GPUs, instead of each running on all of them."""
+    seen: Counter[tuple[str, str]] = Counter()
+    kept, left_out = [], []
+    for item in items:
+        backend = getattr(item, "callspec", None) and item.callspec.params.get("backend", "")
+        if backend and "emulated-" in backend and item.get_closest_marker("spread"):
+            turn = list(emulated.TARGETS).index(backend.partition("emulated-")[2])
+            case = seen[item.nodeid.partition("[")[0], backend]
+            seen[item.nodeid.partition("[")[0], backend] += 1
+            (kept if case % len(emulated.TARGETS) == turn else left_out).append(item)
+        else:
+            kept.append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = kept
 
 
 @pytest.fixture

@@ -7,7 +7,9 @@ used. Here each recorded kernel is compiled to PTX for a target and run on the t
 
 from __future__ import annotations
 
+import bisect
 import ctypes
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ptx_emulator import EVERY_POLICY, Buffer, Module, Policy, Result, launch
-from ptx_emulator.compile import compile_cuda, nvcc
+from ptx_emulator import EVERY_POLICY, Buffer, Module, Policy, Result, launch, load
+from ptx_emulator.compile import cuda_ptx, nvcc
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -54,10 +56,15 @@ def why_not() -> str | None:
     return native.cuda_missing if nvcc() is not None else "nvcc is not on the path"
 
 
+# From one entry function's directive to the brace that closes its body, which alone is at the start of a line.
+ENTRY = re.compile(r"^(\.visible )?\.entry (?P<name>\w+)\(.*?^}$", re.MULTILINE | re.DOTALL)
+
+
 @cache
-def module(file: str, target: str) -> Module:
-    """A .cu file of the package, compiled for a target and loaded."""
-    return compile_cuda(ROOT / file, target, FLAGS, folders=[ROOT / "csrc"])
+def module(file: str, target: str, kernel: str) -> Module:
+    """A .cu file of the package, compiled for a target and loaded, with one of its kernels: parsing dozens takes seconds."""
+    ptx = cuda_ptx(ROOT / file, target, FLAGS, folders=[ROOT / "csrc"])
+    return load(re.sub(ENTRY, lambda found: found[0] if found["name"] == kernel else "", ptx))
 
 
 @dataclass(frozen=True)
@@ -95,12 +102,16 @@ class Params:
 
     def pack(self, address_of: Callable[[Any], int]) -> bytes:
         content = bytearray(self.content)
+        extents = sorted((*extent(buffer.array), i) for i, buffer in enumerate(self.buffers))
+        starts = [begin for begin, _, _ in extents]
+        end = max((begin + size for begin, size, _ in extents), default=0)
         for at in range(0, len(content) - 7, 8):
             word = int.from_bytes(content[at : at + 8], "little")
-            for buffer in self.buffers:
-                begin, size = extent(buffer.array)
-                if begin <= word < begin + size:
-                    content[at : at + 8] = (address_of(buffer) + word - begin).to_bytes(8, "little")
+            if not (starts and starts[0] <= word < end):
+                continue
+            for begin, size, i in reversed(extents[: bisect.bisect_right(starts, word)]):  # the first, unless tensors overlap
+                if word < begin + size:
+                    content[at : at + 8] = (address_of(self.buffers[i]) + word - begin).to_bytes(8, "little")
                     break
         return bytes(content)
 
@@ -163,7 +174,7 @@ class EmulatedDevice:
         ]
         self.turn += 1
         return launch(
-            module(each.file, self.target)[each.kernel],
+            module(each.file, self.target, each.kernel)[each.kernel],
             each.grid,
             each.block,
             [Params(each.params, buffers)],

@@ -12,7 +12,7 @@ constexpr uint32_t kFp32Magnitude = 0x7fffffffu;
 
 // Per format: `Element` as stored, elements a word, `kMagnitudes` that clears the signs of a word,
 // `max` of two words of magnitudes element by element, `widest` of the elements of such a word as
-// FP32 bits, `widen` to FP32, exact.
+// FP32 bits, `widen` to FP32, exact, `narrow` from FP32, to nearest with ties to even.
 template <HighPrecision>
 struct Words;
 
@@ -27,6 +27,9 @@ struct Words<HighPrecision::kFloat32> {
   static __device__ __forceinline__ uint32_t widest(uint32_t word) { return word; }
   static __device__ __forceinline__ void widen(uint32_t word, float (&out)[1]) {
     out[0] = __uint_as_float(word);
+  }
+  static __device__ __forceinline__ uint32_t narrow(const float (&in)[1]) {
+    return __float_as_uint(in[0]);
   }
 };
 
@@ -50,6 +53,11 @@ struct Words<HighPrecision::kBFloat16> : TwoHalves {
     out[0] = __uint_as_float(word << 16);
     out[1] = __uint_as_float(word & 0xffff0000u);
   }
+  static __device__ __forceinline__ uint32_t narrow(const float (&in)[2]) {
+    uint32_t word;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(in[1]), "f"(in[0]));
+    return word;
+  }
 };
 
 template <>
@@ -65,6 +73,11 @@ struct Words<HighPrecision::kFloat16> : TwoHalves {
   static __device__ __forceinline__ void widen(uint32_t word, float (&out)[2]) {
     out[0] = to_float((uint16_t)word);
     out[1] = to_float((uint16_t)(word >> 16));
+  }
+  static __device__ __forceinline__ uint32_t narrow(const float (&in)[2]) {
+    uint32_t word;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(in[1]), "f"(in[0]));
+    return word;
   }
 };
 

@@ -41,12 +41,14 @@ def inputs(shapes, grad_dtype=torch.bfloat16, copy_dtype=torch.bfloat16, *, coun
     return [masters, randn(shapes, torch.float32, seed + 2), second, steps, params, randn(shapes, grad_dtype, seed + 3)]
 
 
+@pytest.mark.spread
 @dtypes
 def test_equals_the_definition(backend, device, grad_dtype, copy_dtype):
     lists = inputs(SHAPES, grad_dtype, copy_dtype)
     assert_equals_definition(mp.adamw_update_, lists, backend, device, **HYPER, **DEVICE_SCALARS)
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("maximize", [False, True])
 @pytest.mark.parametrize(("beta1", "beta2"), [(0.0, 0.0), (0.4, 0.5), (0.5, 0.99), (0.9, 0.95)])
 def test_every_beta_and_direction(backend, device, beta1, beta2, maximize):
@@ -79,6 +81,7 @@ def test_special_values(backend, device, grad_dtype, copy_dtype):
         assert_equals_definition(mp.adamw_update_, lists, backend, device, **{**HYPER, "eps": eps})
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("norm", [0.0, 1e-20, 1.5, 1e30, float("inf"), float("nan")])
 @pytest.mark.parametrize("max_norm", [1e-3, 1.5, float("inf")])
 def test_every_norm(backend, device, norm, max_norm):
@@ -153,7 +156,7 @@ def test_dense_masters_of_any_layout(backend, device):
 
 
 @pytest.mark.parametrize("offset", [0, 1])
-def test_long_lists_stream_the_copy(backend, device, offset):
+def test_long_lists_stream_the_copy(backend, device, offset, not_emulated):
     """From 2^22 elements on; a copy that begins at an odd address cannot be streamed."""
     size = 2**22 - 1000
     lists = inputs([(size,), (1777,)])
@@ -170,10 +173,17 @@ def test_long_lists_stream_the_copy(backend, device, offset):
     assert_same_lists(tensors[:4], plain[:4])
 
 
+def test_more_tensors_than_a_table_of_4_kb(backend, device):
+    shapes = [(i % 7,) for i in range(160)]
+    lists = inputs(shapes, counts=[i % 5 for i in range(160)])
+    assert_equals_definition(mp.adamw_update_, lists, backend, device, **HYPER, **DEVICE_SCALARS)
+
+
 def test_no_tensors(backend):
     mp.adamw_update_([], [], [], [], [], [], **HYPER, backend=backend)
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 @pytest.mark.parametrize("count", [0, 1, 50])
 def test_one_step_of_torch_in_float64(backend, device, count, weight_decay):

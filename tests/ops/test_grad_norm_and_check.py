@@ -42,6 +42,7 @@ def run(grads, factor, backend, device, *, found=0.0):
     return norm, found_inf
 
 
+@pytest.mark.spread
 @dtypes
 @pytest.mark.parametrize("factor", [2.0**-16, 1 / 3, -0.5, 3.0, 0.0])
 def test_equals_the_exact_norm(backend, device, dtype, factor):
@@ -59,6 +60,7 @@ def test_sizes_around_chunks(backend, device, dtype):
     assert_matches(norm, torch.tensor(1.5 * math.sqrt(sum(sizes))), CONTRACT)
 
 
+@pytest.mark.spread
 @dtypes
 @pytest.mark.parametrize("value", ["max", "smallest_normal", "smallest_subnormal"])
 def test_the_edges_of_a_format_neither_overflow_nor_vanish(backend, device, dtype, value):
@@ -75,6 +77,7 @@ def test_a_norm_above_float32_is_inf_and_no_finding(backend, device):
     assert found_inf.item() == 0.0
 
 
+@pytest.mark.spread
 @dtypes
 @pytest.mark.parametrize("factor", [2.0**-16, 1.0, 2.0, -3.0])
 @pytest.mark.parametrize("bad", [float("inf"), -float("inf"), float("nan")])
@@ -87,10 +90,11 @@ def test_inf_and_nan_propagate(backend, device, dtype, factor, bad):
         assert_matches(found_inf, scalar(1.0))
 
 
+@pytest.mark.spread
 @dtypes
 @pytest.mark.parametrize("factor", FACTORS)
-def test_found_inf_is_that_of_unscale_and_check(backend, device, dtype, factor):
-    for value in [*special_values(dtype)[::3], *special_values(dtype)[-3:]]:
+def test_found_inf_is_that_of_unscale_and_check(backend, device, dtype, factor, thinned):
+    for value in [*thinned(special_values(dtype)[::3], 4), *special_values(dtype)[-3:]]:
         grads, expected = [value.expand(3)], scalar(0.0)
         _, found_inf = run(grads, factor, backend, device)
         mp.unscale_and_check_([g.clone() for g in grads], scalar(factor), expected, backend="reference")
@@ -108,6 +112,13 @@ def test_nothing_gives_zero(backend, device, grads):
 def test_found_inf_is_left_alone_without_a_finding(backend, device):
     assert run([torch.ones(4)], 0.5, backend, device, found=3.0)[1].item() == 3.0
     assert run([torch.tensor([float("nan")])], 0.5, backend, device, found=3.0)[1].item() == 1.0
+
+
+def test_more_tensors_than_a_table_of_4_kb(backend, device):
+    grads = [torch.randn(i % 7).to(HIGH_PRECISION_DTYPES[i % 3]) for i in range(400)]
+    assert_matches(run(grads, 1 / 3, backend, device)[0], exact_norm(grads, 1 / 3), CONTRACT)
+    grads[-2][2] = float("inf")
+    assert run(grads, 1 / 3, backend, device)[1].item() == 1.0
 
 
 def test_mixed_dtypes_and_strides_and_grads_stay(backend, device):

@@ -44,6 +44,7 @@ def inputs(shapes, hyper, grad_dtype=torch.bfloat16, copy_dtype=torch.bfloat16, 
     return [masters, buffers, steps, params, randn(shapes, grad_dtype, seed + 2)]
 
 
+@pytest.mark.spread
 @kinds
 @dtypes
 def test_equals_the_definition(backend, device, grad_dtype, copy_dtype, hyper):
@@ -130,7 +131,7 @@ def test_strides(backend, device, hyper):
 
 
 @pytest.mark.parametrize("offset", [0, 1])
-def test_long_lists_stream_the_copy(backend, device, offset):
+def test_long_lists_stream_the_copy(backend, device, offset, not_emulated):
     """From 2^22 elements on; a copy that begins at an odd address cannot be streamed."""
     size = 2**22 - 1000
     lists = inputs([(size,), (1777,)], HYPER)
@@ -147,10 +148,17 @@ def test_long_lists_stream_the_copy(backend, device, offset):
     assert_same_lists(tensors[:3], plain[:3])
 
 
+def test_more_tensors_than_a_table_of_4_kb(backend, device):
+    shapes = [(i % 7,) for i in range(160)]
+    lists = inputs(shapes, HYPER, counts=[i % 3 for i in range(160)])
+    assert_equals_definition(mp.sgd_update_, lists, backend, device, **HYPER, **DEVICE_SCALARS)
+
+
 def test_no_tensors(backend):
     mp.sgd_update_([], [], [], [], [], **HYPER, backend=backend)
 
 
+@pytest.mark.spread
 @kinds
 @pytest.mark.parametrize("count", [0, 1])
 def test_one_step_of_torch_in_float64(backend, device, count, hyper):

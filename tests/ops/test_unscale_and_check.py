@@ -35,6 +35,7 @@ def check_against_definition(grads, factor, backend, device):
     return found_inf.item()
 
 
+@pytest.mark.spread
 @dtypes
 @pytest.mark.parametrize("factor", FACTORS)
 def test_special_values(backend, device, dtype, factor):
@@ -44,12 +45,14 @@ def test_special_values(backend, device, dtype, factor):
         check_against_definition([torch.full((3,), value, dtype=dtype)], factor, backend, device)
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("factor", [1.0, 1 / 3, 3.0e4])
 def test_all_codes(backend, device, dtype, factor):
     assert check_against_definition([all_codes(dtype)], factor, backend, device) == 1.0
 
 
+@pytest.mark.spread
 @dtypes
 @pytest.mark.parametrize("factor", [0.5, 1.0])
 def test_sizes_around_chunks(backend, device, dtype, factor):
@@ -59,6 +62,7 @@ def test_sizes_around_chunks(backend, device, dtype, factor):
     assert check_against_definition(grads, factor, backend, device) == 0.0
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("factor", [0.5, 1.0])
 @pytest.mark.parametrize("bad", [float("inf"), -float("inf"), float("nan")])
 def test_one_bad_element_anywhere_is_found(backend, device, factor, bad):
@@ -91,6 +95,13 @@ def test_found_inf_is_left_alone_without_a_finding(backend, device):
     assert found_inf.item() == 3.0
     mp.unscale_and_check_([torch.tensor([float("nan")], device=device)], scalar(0.5, device), found_inf, backend=backend)
     assert found_inf.item() == 1.0
+
+
+def test_more_tensors_than_a_table_of_4_kb(backend, device):
+    grads = [torch.randn(i % 7).to(HIGH_PRECISION_DTYPES[i % 3]) for i in range(400)]
+    assert check_against_definition(grads, 1 / 3, backend, device) == 0.0
+    grads[-2][2] = float("inf")
+    assert check_against_definition(grads, 1 / 3, backend, device) == 1.0
 
 
 def test_mixed_dtypes(backend, device):

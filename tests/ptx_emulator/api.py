@@ -221,8 +221,10 @@ def launch(
     try:
         with np.errstate(all="ignore"):
             machine.scheduler.bind()
-            for first in range(0, len(order), batch):
-                machine.place(order[first : first + batch])
+            machine.waiting = order
+            while len(machine.waiting):
+                now, machine.waiting = machine.waiting[:batch], machine.waiting[batch:]
+                machine.place(now)
                 machine.scheduler.run()
                 finish(machine)
     except Stop:

@@ -1,13 +1,13 @@
 """Races in global memory: between CTAs, and between the warps of one.
 
-Warps of a CTA are ordered by what orders them in shared memory too, barriers and mbarriers: the clocks of sanitizer.py. Nothing
-orders two CTAs but what they do themselves: atomics, and loads marked volatile, relaxed or acquire. A CTA that has done one
-of these since another CTA's access is taken to be ordered after it (whether the protocol is right is not checked), and so is,
-within a CTA, a warp that has done one or comes after a warp that has. Whoever is not ordered and touches what another wrote,
-or overwrites what another read, races. Equal values are no race.
+Warps of a CTA, or of a cluster, are ordered by what orders them in shared memory too, barriers and mbarriers: the clocks of
+sanitizer.py. Nothing orders CTAs of different clusters but what they do themselves: atomics, and loads marked volatile, relaxed
+or acquire. A CTA that has done one of these since another CTA's access is taken to be ordered after it (whether the protocol
+is right is not checked), and so is, within a CTA, a warp that has done one or comes after a warp that has. Whoever is not
+ordered and touches what another wrote, or overwrites what another read, races. Equal values are no race.
 
 Of the warps of a CTA that have read a cell only the last is known: a write that is ordered after that one and not after an
-earlier one is missed.
+earlier one is missed. If several CTAs have read it, a cluster barrier counts as an ordering access.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class GridRaces:
         self.clash: np.ndarray | None = None
         self.synchronised = np.zeros(int(np.prod(machine.grid)) + 1, np.int32)  # the last ordering access of each CTA
         self.fenced = np.zeros_like(self.synchronised)  # its last fence.proxy.async
+        self.gathered = np.zeros_like(self.synchronised)  # its last cluster barrier
         self.place()
 
     def place(self) -> None:
@@ -48,11 +49,18 @@ class GridRaces:
         warp = np.arange(machine.lanes) // WARP
         self.who = (machine.cta_number << self.shift | warp % machine.warps_per_cta).astype(np.int32)
         self.ordered = np.zeros(machine.num_warps, np.int32)  # the last ordering access of each resident warp
+        self.first_warp = np.full(len(self.synchronised), -1)  # of each CTA that is resident
+        numbers = machine.cta_number[:: machine.lanes_per_cta][::-1]  # empty places at the end have the number of another
+        self.first_warp[numbers] = np.arange(0, machine.num_warps, machine.warps_per_cta)[::-1]
 
     def synchronise(self, active: Active) -> None:
         """An atomic or an ordering load."""
         self.synchronised[self.machine.cta_number[active.lanes]] = self.machine.step
         self.ordered[active.warps] = self.machine.step
+
+    def cluster_barrier(self, lanes: np.ndarray) -> None:
+        """The lanes have passed a barrier of their cluster."""
+        self.gathered[self.machine.cta_number[lanes]] = self.machine.step
 
     def proxy_fence(self, active: Active) -> None:
         self.fenced[self.machine.cta_number[active.lanes]] = self.machine.step
@@ -67,7 +75,10 @@ class GridRaces:
         there, here = np.abs(then) >> self.shift, now >> self.shift
         foreign = ((there != here) & (then != 0)) | (then < 0)
         if foreign.any():
-            foreign &= step >= self.synchronised[here]
+            late = np.where(then < 0, np.maximum(self.synchronised[here], self.gathered[here]), self.synchronised[here])
+            foreign &= step >= late
+            if self.machine.cluster_size > 1:
+                foreign &= step > self._known_in_cluster(then, there, lanes)
         inner = (then != now) & (there == here) & (then > 0)
         if inner.any():
             inner &= step > self._known(then, lanes)
@@ -81,6 +92,13 @@ class GridRaces:
         warps = lanes // WARP
         agents = sanitizer.agent_of_warp[warps] - warps % per_cta + (then & (1 << self.shift) - 1)
         return sanitizer.clock[warps, np.where(agents < sanitizer.home_agents, agents, 0)]
+
+    def _known_in_cluster(self, then: np.ndarray, there: np.ndarray, lanes: np.ndarray) -> np.ndarray:
+        """The last step of each earlier warp, of a CTA of the same cluster, that the lanes' warps come after; else -1."""
+        sanitizer, first = self.machine.sanitizer, self.first_warp[there]
+        same = (then > 0) & (first >= 0) & (first // sanitizer.home_agents == lanes // WARP // sanitizer.home_agents)
+        agents = sanitizer.agent_of_warp[np.where(same, first + (then & (1 << self.shift) - 1), 0)]
+        return np.where(same, sanitizer.clock[lanes // WARP, agents], -1)
 
     def _ordered_since(self, lanes: np.ndarray) -> np.ndarray:
         """The last ordering access that a lane's warp has done or comes after, of its CTA."""

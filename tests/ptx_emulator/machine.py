@@ -87,6 +87,7 @@ class Machine:
         self.registers_in_flight = RegistersInFlight(self)
         self.engines = Engines(options.policy, self.rng)
         self.scheduler = Scheduler(self)
+        self.waiting = np.zeros(0, np.int64)  # CTAs that have not been launched yet, whole clusters
         self.state: dict[str, Any] = {}  # what families keep between instructions, by name; emptied for each batch
 
     def _registers(self) -> int | None:
@@ -185,16 +186,12 @@ class Machine:
 
     def place(self, ctas: np.ndarray) -> None:
         """Make CTAs (linear numbers in order of clusters, then rank) resident, and everything as at their start."""
-        clusters = np.asarray(ctas) // self.cluster_size
-        rank = np.asarray(ctas) % self.cluster_size
-        across = [g // c for g, c in zip(self.grid, self.cluster, strict=True)]
-        where = [clusters % across[0], clusters // across[0] % across[1], clusters // (across[0] * across[1])]
-        inner = [rank % self.cluster[0], rank // self.cluster[0] % self.cluster[1], rank // (self.cluster[0] * self.cluster[1])]
+        where = self.index_of(np.asarray(ctas))
         present = np.zeros(self.lanes, bool)
         present[: len(ctas) * self.lanes_per_cta] = True
         for axis, name in enumerate("xyz"):
             index = np.zeros(self.ctas, np.uint32)
-            index[: len(ctas)] = where[axis] * self.cluster[axis] + inner[axis]
+            index[: len(ctas)] = where[axis]
             self.specials[f"ctaid.{name}"][:] = index[self.cta_of]
             self.specials[f"clusterid.{name}"][:] = index[self.cta_of] // self.cluster[axis]
         x, y, z = (self.specials[f"ctaid.{name}"].astype(np.int32) for name in "xyz")
@@ -209,6 +206,15 @@ class Machine:
         self.engines.reset()
         self.state.clear()
         self.scheduler.start(present & self.exists)
+
+    def index_of(self, cta: Any) -> tuple[Any, ...]:
+        """The index in the grid of a CTA (or an array of them) given by its number in order of clusters, then rank."""
+        cluster, rank = cta // self.cluster_size, cta % self.cluster_size
+        across = [g // c for g, c in zip(self.grid, self.cluster, strict=True)]
+        outer = cluster % across[0], cluster // across[0] % across[1], cluster // (across[0] * across[1])
+        x, y, _ = self.cluster
+        inner = rank % x, rank // x % y, rank // (x * y)
+        return tuple(o * c + i for o, c, i in zip(outer, self.cluster, inner, strict=True))
 
     # For handlers.
 

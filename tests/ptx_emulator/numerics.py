@@ -245,3 +245,5 @@ BF16 = Narrow("bf16", 8, 7, "ieee")
 NARROW = {f.name: f for f in (E4M3, E5M2, E2M3, E3M2, E2M1, F16, BF16)}
 TABLES = {f.name: f.decode(np.arange(1 << f.bits)) for f in (E4M3, E5M2, E2M3, E3M2, E2M1)}  # float64 of every code
 TABLES["ue8m0"] = np.append(np.ldexp(1.0, np.arange(255) - 127), np.nan)
+TABLES["ue4m3"] = np.abs(E4M3.decode(np.arange(256)))  # the top bit is ignored
+TABLES["e2m1x2"] = TABLES["e2m1"]

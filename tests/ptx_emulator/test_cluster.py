@@ -94,6 +94,20 @@ def test_memory_of_a_cta_that_may_have_ended(policy):
 
 
 @every_policy
+def test_a_cluster_barrier_orders_global_memory(policy):
+    """Each CTA writes its part of y and reads the other's; then both overwrite what both have read."""
+    there = "xor.b32 %r12, %r7, 32; ld.param.u64 %rd4, [y]; mul.wide.u32 %rd3, %r12, 4; add.s64 %rd3, %rd4, %rd3;"
+    put, get = "st.global.u32 [%rd1], %r7;", "ld.global.u32 %r12, [%rd3]; ld.global.u32 %r13, [%rd1];"
+    y = run(there + put + SYNC + get + SYNC + PUT, policy=policy)
+    np.testing.assert_array_equal(y, PEER)
+    for sync in ("", SYNC.replace("arrive", "arrive.relaxed")):
+        text = fault(there + put + sync + get + SYNC + PUT, policy=policy)
+        assert "race: reads" in text or "race: writes" in text or "race: overwrites" in text
+    text = fault(there + put + SYNC + get + PUT, policy=policy)
+    assert "race: " in text
+
+
+@every_policy
 def test_memory_of_a_cta_that_has_ended(policy):
     slow = (
         "setp.eq.u32 %p3, %r1, 0; @%p3 exit; mov.u32 %r13, 0; L: add.u32 %r13, %r13, 1; setp.lt.u32 %p3, %r13, 300; @%p3 bra L;"
@@ -150,7 +164,8 @@ def test_red_async(operation, want, policy):
     expect = "@%p0 mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r5], 128; add.u32 %r12, %r0, %r0;"
     if operation == "inc":
         expect += "mov.u32 %r12, 1000;"
-    reduce = f"red.async.relaxed.cluster.shared::cluster.mbarrier::complete_tx::bytes.{operation}.u32 [%r4], %r12, [%r6];"
+    kind = "b32" if operation == "xor" else "u32"
+    reduce = f"red.async.relaxed.cluster.shared::cluster.mbarrier::complete_tx::bytes.{operation}.{kind} [%r4], %r12, [%r6];"
     body = "@%p0 st.shared.u32 [%r3], 5;" + INIT.format(1) + expect + reduce + WAIT + "ld.shared.u32 %r12, [%r3];" + PUT
     assert (run(body, policy=policy) == want).all()
 
@@ -248,6 +263,38 @@ def test_multicast(cuda, policy):
     for rank in range(2):
         np.testing.assert_array_equal(out[:, rank], x.reshape(3, 64, 64))
     assert result.counters["bulk_load_bytes"] == x.nbytes  # each half is read once for both
+
+
+@every_policy
+@pytest.mark.parametrize("multicast", [False, True])
+def test_pairs_of_ctas_signal_one_mbarrier(multicast, policy):
+    """cta_group::2: both CTAs load into their own memory and tell the mbarrier of the even one."""
+    leader = "mov.b64 %rd3, map; cvta.param.u64 %rd3, %rd3; and.b32 %r13, %r5, 0xFEFFFFFF; shl.b32 %r14, %r1, 5;"
+    target, last, mask = "shared::cta", "", ""
+    if multicast:  # CTA 0 loads the same bytes for both
+        target, last, mask = "shared::cluster", ".multicast::cluster", ", 3"
+        leader += "setp.eq.and.u32 %p0, %r1, 0, %p0; mov.u32 %r14, 32;"
+    expect = "setp.eq.and.u32 %p1, %r0, 0, %p4; @%p1 mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r5], 256;"
+    load = f"@%p0 cp.async.bulk.tensor.1d.{target}.global.tile.mbarrier::complete_tx::bytes{last}.cta_group::2 "
+    load += f"[%r3], [%rd3, {{%r14}}], [%r13]{mask};"
+    wait = "@!%p4 bra AFTER;" + WAIT + "AFTER:"
+    x, y = RNG.integers(0, 2**32, 64, dtype=np.uint32), np.zeros(64, np.uint32)
+    body = (
+        HEAD
+        + INIT.format(1)
+        + leader
+        + "setp.eq.u32 %p4, %r1, 0;"
+        + expect
+        + load
+        + wait
+        + SYNC
+        + "ld.shared.u32 %r12, [%r10];"
+        + PUT
+    )
+    parameters = ".param .align 64 .b8 map[128], .param .u64 y"
+    args = [TensorMap(x, (32,)), y]
+    run_text(body + "ret;", parameters, args, block=32, grid=2, cluster=2, target="sm_100a", policy=policy)
+    np.testing.assert_array_equal(y, np.r_[x[32:], x[32:]] if multicast else x)
 
 
 def test_multicast_to_ctas_that_do_not_exist():

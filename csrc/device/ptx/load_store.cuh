@@ -15,4 +15,9 @@ __device__ __forceinline__ uint4 load_once(const void* address) {
   return v;
 }
 
+// A flag that several CTAs may raise at the same time.
+__device__ __forceinline__ void store_relaxed(float* address, float value) {
+  asm volatile("st.relaxed.gpu.global.f32 [%0], %1;" ::"l"(address), "f"(value) : "memory");
+}
+
 }  // namespace mpkernels::ptx

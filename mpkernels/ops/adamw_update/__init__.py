@@ -119,8 +119,8 @@ def adamw_update_(
         backend: None picks the first able backend; a name runs that one or raises.
 
     Numerics:
-        The masters, moments and steps are exact among the backends that declare it (reference, cpu): the operations above are
-        IEEE 754 operations. Against torch.optim.AdamW see docs/numerics.md. The copy is exactly the master rounded to nearest
+        The masters, moments and steps are exact among the backends that declare it (reference, cpu, cuda): the operations above
+        are IEEE 754 operations. Against torch.optim.AdamW see docs/numerics.md. The copy is exactly the master rounded to nearest
         even; a master beyond the range of float16 gives Inf. A NaN in grad_norm makes every clipped gradient NaN, as in torch.
 
     Raises:
@@ -129,8 +129,9 @@ def adamw_update_(
         BackendUnavailable: the named backend cannot run these arguments (the message says why).
 
     Memory, launches:
-        Reads 12 bytes a parameter plus the gradient, writes 12 plus the copy: 28 with a 16-bit gradient and copy. One kernel
-        (a gradient with other strides than its master is copied first); no device synchronisation.
+        Reads 12 bytes a parameter plus the gradient, writes 12 plus the copy: 28 with a 16-bit gradient and copy. One
+        kernel, on a GPU one more for the scalars (a gradient with other strides than its master is copied first); no device
+        synchronisation.
 
     Source:
         Loshchilov and Hutter, Decoupled Weight Decay Regularization, https://arxiv.org/abs/1711.05101; torch.optim.AdamW.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ... import native
-from ...layout import in_memory_order
+from ...layout import dense_lists
 
 TARGETS = ("default", "avx2", "avx512")
 
@@ -21,8 +21,5 @@ def why_not(grads: Sequence[Tensor], inv_loss_scale: Tensor, found_inf: Tensor) 
 
 @torch.no_grad()
 def run(norm: Tensor, grads: Sequence[Tensor], inv_loss_scale: Tensor, found_inf: Tensor) -> None:
-    dense = []
-    for grad in grads:
-        data = in_memory_order(grad)
-        dense.append(grad.contiguous() if data is None else data)
+    dense, _ = dense_lists(grads)
     torch.ops.mpkernels_cpu.grad_norm_and_check(dense, inv_loss_scale, found_inf, norm)

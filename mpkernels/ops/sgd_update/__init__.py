@@ -113,8 +113,8 @@ def sgd_update_(
         backend: None picks the first able backend; a name runs that one or raises.
 
     Numerics:
-        The masters, buffers and steps are exact among the backends that declare it (reference, cpu): the operations above are
-        IEEE 754 operations. Against torch.optim.SGD see docs/numerics.md. The copy is exactly the master rounded to nearest
+        The masters, buffers and steps are exact among the backends that declare it (reference, cpu, cuda): the operations above
+        are IEEE 754 operations. Against torch.optim.SGD see docs/numerics.md. The copy is exactly the master rounded to nearest
         even; a master beyond the range of float16 gives Inf. A NaN in grad_norm makes every clipped gradient NaN, as in torch.
 
     Raises:
@@ -125,8 +125,8 @@ def sgd_update_(
 
     Memory, launches:
         Reads 8 bytes a parameter (4 without momentum) plus the gradient, writes 8 (4) plus the copy: 20 (12) with a 16-bit
-        gradient and copy. One kernel (a gradient with other strides than its master is copied first); no device
-        synchronisation.
+        gradient and copy. One kernel, on a GPU one more for the scalars (a gradient with other strides than its master is copied
+        first); no device synchronisation.
 
     Source:
         torch.optim.SGD.

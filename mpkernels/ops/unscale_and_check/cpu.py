@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ... import native
-from ...layout import in_memory_order
+from ...layout import dense_lists
 
 TARGETS = ("default", "avx2", "avx512")
 
@@ -21,13 +21,7 @@ def why_not(grads: Sequence[Tensor], inv_loss_scale: Tensor, found_inf: Tensor) 
 
 @torch.no_grad()
 def run(grads: Sequence[Tensor], inv_loss_scale: Tensor, found_inf: Tensor) -> None:
-    dense, copies = [], []
-    for grad in grads:
-        data = in_memory_order(grad)
-        if data is None:
-            data = grad.contiguous()
-            copies.append((grad, data))
-        dense.append(data)
+    dense, copies = dense_lists(grads)
     torch.ops.mpkernels_cpu.unscale_and_check(dense, inv_loss_scale, found_inf)
     for grad, data in copies:
         grad.copy_(data)

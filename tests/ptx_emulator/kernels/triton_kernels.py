@@ -112,3 +112,24 @@ def gather_by_descriptors(x_desc, y_desc, rows_ptr, COUNT: tl.constexpr, WIDTH: 
     """y[rows + 1, :] = x[rows, 16:]: gathers and scatters rows."""
     rows = tl.load(rows_ptr + tl.arange(0, COUNT))
     y_desc.scatter(x_desc.gather(rows, 16), rows + 1, 0)
+
+
+@triton.jit
+def scaled_matmul(
+    a_ptr, a_scale_ptr, b_ptr, b_scale_ptr, out_ptr, N, K, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    A_FORMAT: tl.constexpr, B_FORMAT: tl.constexpr, VECTOR: tl.constexpr,
+):  # out (M, N) = (a * scales) (M, K) . (b * scales) (N, K)^T; two e2m1 share a byte, VECTOR elements share a scale  # fmt: skip
+    A_PACK: tl.constexpr = 2 if A_FORMAT == "e2m1" else 1
+    B_PACK: tl.constexpr = 2 if B_FORMAT == "e2m1" else 1
+    rows = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    cols = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    a_depth, b_depth = tl.arange(0, BLOCK_K // A_PACK), tl.arange(0, BLOCK_K // B_PACK)
+    blocks = tl.arange(0, BLOCK_K // VECTOR)
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for k in range(0, tl.cdiv(K, BLOCK_K)):
+        x = tl.load(a_ptr + rows[:, None] * (K // A_PACK) + (a_depth + k * (BLOCK_K // A_PACK))[None, :])
+        y = tl.load(b_ptr + cols[None, :] * (K // B_PACK) + (b_depth + k * (BLOCK_K // B_PACK))[:, None])
+        x_scale = tl.load(a_scale_ptr + rows[:, None] * (K // VECTOR) + (blocks + k * (BLOCK_K // VECTOR))[None, :])
+        y_scale = tl.load(b_scale_ptr + cols[:, None] * (K // VECTOR) + (blocks + k * (BLOCK_K // VECTOR))[None, :])
+        acc = tl.dot_scaled(x, x_scale, A_FORMAT, y, y_scale, B_FORMAT, acc)
+    tl.store(out_ptr + rows[:, None] * N + cols[None, :], acc)

@@ -106,6 +106,8 @@ class ClusterBarrier:
         self.waits[own] += 1
         if self.released is not None:
             self.machine.sanitizer.acquire(np.unique(lanes // WARP), self.released)
+            if self.machine.grid_races is not None:
+                self.machine.grid_races.cluster_barrier(lanes)
 
 
 class ClusterBarriers:
@@ -114,7 +116,12 @@ class ClusterBarriers:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.barriers = [ClusterBarrier(machine, c) for c in range(machine.ctas // machine.cluster_size)]
-        machine.scheduler.exit_hooks.append(lambda lanes: [barrier.settle() for barrier in self.barriers])
+        machine.scheduler.exit_hooks.append(self.ended)
+
+    def ended(self, lanes: np.ndarray) -> None:
+        """Nobody waits for threads that have ended."""
+        for barrier in self.barriers:
+            barrier.settle()
 
     def of(self, active: Active) -> list[tuple[ClusterBarrier, np.ndarray]]:
         per = self.machine.lanes_per_cta * self.machine.cluster_size

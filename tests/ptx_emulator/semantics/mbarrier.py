@@ -81,6 +81,16 @@ class MBarrier:
         """Whether the phase of this parity has ended: a fresh barrier has passed parity 1."""
         return (self.phase & 1) != (parity & 1)
 
+    def learn(self, acquiring: np.ndarray | None) -> None:
+        """Threads saw a phase end: what was delivered is known to be there, and acquiring lanes come after the arrivals."""
+        if self.delivered:
+            for queue, operation in self.delivered:
+                if operation.done:
+                    queue.retire([operation])
+            self.delivered = [pair for pair in self.delivered if not pair[1].done]
+        if acquiring is not None and self.released is not None:
+            self.machine.sanitizer.acquire(np.unique(acquiring // WARP), self.released)
+
 
 class MBarriers:
     """All mbarriers of the resident CTAs."""
@@ -290,43 +300,23 @@ def wait(b: Binding) -> Step:
         table = mbarriers(machine)
         offsets = table.locate(b, space, address(active), active)
         check_ordered(machine, instr, offsets, active)
-        wanted = b.compact(which, active)
+        wanted, where = b.compact(which, active), np.array(offsets)
         result = np.zeros(active.count, bool)
-        sleepers: dict[int, list[int]] = {}
-        for i, (lane, offset) in enumerate(zip(active.lanes, offsets, strict=True)):
-            barrier = table.at(offset, instr, lane, "waited for")
-            result[i] = barrier.passed(int(wanted[i])) if by_parity else barrier.phase > int(wanted[i])
-            if result[i]:
-                forget_delivered(barrier)
-            else:
-                sleepers.setdefault(offset, []).append(int(lane))
         give_up = blocking and machine.policy.schedule == "random" and machine.rng.random() < EARLY_RETURN
-        if blocking and not give_up:
-            for offset, lanes in sleepers.items():
-                table.found[offset].waiting += lanes
+        for offset, value in sorted(set(zip(offsets, wanted.tolist(), strict=True))):
+            here = (where == offset) & (wanted == value)
+            lanes = active.lanes[here]
+            barrier = table.at(offset, instr, lanes[0], "waited for")
+            if barrier.passed(value) if by_parity else barrier.phase > value:
+                result[here] = True
+                barrier.learn(None if relaxed else lanes)
+            elif blocking and not give_up:
+                barrier.waiting += lanes.tolist()
                 machine.scheduler.pc[lanes] = pc  # look again when woken
-                machine.scheduler.block(np.array(lanes), table.found[offset])
-        if not relaxed:
-            acquire(machine, active, offsets, result)
+                machine.scheduler.block(lanes, barrier)
         done.put(result, active)
 
     return Control(run)
-
-
-def forget_delivered(barrier: MBarrier) -> None:
-    """A thread has learnt what has been done."""
-    for queue, operation in [pair for pair in barrier.delivered if pair[1].done]:
-        queue.retire([operation])
-    barrier.delivered = [pair for pair in barrier.delivered if not pair[1].done]
-
-
-def acquire(machine: Machine, active: Active, offsets: list[int], passed: np.ndarray) -> None:
-    """Warps that saw a phase end come after those who arrived in it."""
-    pairs = {(int(w), o) for w, o, p in zip(active.warp_of, offsets, passed, strict=True) if p}
-    for warp, offset in pairs:
-        released = mbarriers(machine).found[offset].released
-        if released is not None:
-            machine.sanitizer.acquire(warp, released)
 
 
 @instruction("mbarrier.pending_count")

@@ -1,8 +1,9 @@
-"""mma.sync on dense operands: f16, bf16, tf32, fp8 and int8, f64 excluded.
+"""mma.sync on dense operands: f16, bf16, tf32, fp8, fp6, fp4 and int8, with and without block scales; f64 excluded.
 
 Fragments (PTX ISA, "Matrix Fragments for mma.m16n8k*"): with g = lane / 4 and t = lane % 4, register r of A holds row
 g + 8 (r & 1), columns per * t ... + K/2 (r >> 1), where `per` elements fill a register; B holds rows per * t ... + K/2 r of
-column g; C and D hold (g + 8 (i >> 1), 2t + (i & 1)).
+column g; C and D hold (g + 8 (i >> 1), 2t + (i & 1)). Formats of six and four bits fill a byte: six bits the low ones, four
+the bits 2-5; kinds mxf4 and mxf4nvf4 pack two E2M1 in a byte, the earlier one in the low half.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from .. import numerics as nx
 from ..binding import Binding, Step, instruction
 from ..registers import TYPES, WARP, Active, Destination
 from ..tensor_core import accumulate
+from .block_scale import FORMS, scales
 from .ldmatrix import whole_warps
 
 ELEMENT_BITS = {"f16": 16, "bf16": 16, "tf32": 32, "e4m3": 8, "e5m2": 8, "s8": 8, "u8": 8, "e2m1": 8, "e3m2": 8, "e2m3": 8}
+ELEMENT_BITS["e2m1x2"] = 4  # packed
+NARROW_KINDS = ("kind::f8f6f4", "kind::mxf8f6f4", "kind::mxf4", "kind::mxf4nvf4")
 SMALLEST = {"e4m3": -6, "e5m2": -14}
 GROUP, THREAD = np.arange(WARP) // 4, np.arange(WARP) % 4
 
@@ -36,7 +40,9 @@ def decode(words: np.ndarray, kind: str) -> np.ndarray:
         return words.view(np.int8 if kind == "s8" else np.uint8).astype(np.float64)
     table = nx.TABLES[kind]
     codes = words.view(np.uint8)
-    if kind in ("e2m1",):  # four bits in the middle of a byte
+    if kind == "e2m1x2":
+        return table[np.stack([codes & 15, codes >> 4], axis=-1).reshape(*codes.shape[:-1], -1)]
+    if kind == "e2m1":  # four bits in the middle of a byte
         codes = codes >> 2
     return table[codes & (len(table) - 1)]
 
@@ -80,20 +86,26 @@ class Fragments:
 
 @instruction("mma.sync.aligned")
 def mma(b: Binding) -> Step:
-    """mma.sync.aligned.m16n8kK.row.col.{d}.{a}.{b}.{c} d, a, b, c"""
+    """mma.sync.aligned.m16n8kK.row.col.{d}.{a}.{b}.{c} d, a, b, c; with block scales, their type and four more operands."""
     shape = next((w for w in b.left if re.fullmatch(r"m\d+n\d+k\d+", w)), "none")
     b.flag(shape)
     size = re.fullmatch(r"m16n8k(\d+)", shape)
     if size is None:
         b.fail(f"shape .{shape} is not supported")
-    b.flag("kind::f8f6f4")
+    kind = (b.choice(*NARROW_KINDS) or "").removeprefix("kind::")
+    scaled = b.flag("block_scale")
+    if scaled != (kind in FORMS):
+        b.fail("kinds mxf8f6f4, mxf4 and mxf4nvf4 have block scales, others do not")
     saturate = b.flag("satfinite")
     if not (b.flag("row") and b.flag("col")):
         b.fail("only .row.col is supported")
+    apply = scales(b, kind, int(size.group(1))) if scaled else None
     if len(b.left) != 4:
         b.fail("four types are expected")
     d, kind_a, kind_b, c = b.left
     b.left.clear()
+    if kind.startswith("mxf4"):
+        kind_a, kind_b = f"{kind_a}x2", f"{kind_b}x2"
     if kind_a not in ELEMENT_BITS or kind_b not in ELEMENT_BITS or ELEMENT_BITS[kind_a] != ELEMENT_BITS[kind_b]:
         b.fail(f"operand types .{kind_a} and .{kind_b} are not supported")
     if (d, c) not in (("f32", "f32"), ("f16", "f16"), ("s32", "s32")):
@@ -106,13 +118,16 @@ def mma(b: Binding) -> Step:
     accumulator = TYPES[d] if d != "f16" else words
     results, initial = b.destinations(0, accumulator), b.sources(3, accumulator)
     machine = b.machine
-    smallest = (SMALLEST[kind_a], SMALLEST[kind_b]) if kind_a in SMALLEST and kind_b in SMALLEST else None
+    modelled = kind_a in SMALLEST and kind_b in SMALLEST and not scaled
+    smallest = (SMALLEST[kind_a], SMALLEST[kind_b]) if modelled else None
     model = machine.options.numerics
 
     def run(active: Active) -> None:
         warps = whole_warps(b, active)
         a = fragments.a(gather(b, sources[0], active), kind_a)
         bb = fragments.b(gather(b, sources[1], active), kind_b)
+        if apply is not None:
+            a, bb = apply(active, a, bb)
         machine.counters.add("mma", len(warps), b.instruction)
         values = read_c(gather(b, initial, active), d, fragments)
         if d == "s32":

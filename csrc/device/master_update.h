@@ -1,0 +1,113 @@
+// What adamw_update_ and sgd_update_ share between their launchers and their kernels.
+//
+// A step is a small kernel and a large one. The small one, `prepare`, reads the scalars of the step
+// and the step counters, works out what they come to for each tensor (in FP64, which a consumer GPU
+// has little of), advances the counters, and leaves the results in a workspace; the large one goes
+// over the elements. One kernel alone could not advance a counter that its CTAs still read.
+#pragma once
+
+#include <vector>
+
+#include "device/tensor_table.h"
+#include "simd/formats.h"
+
+namespace mpkernels {
+
+constexpr int kUpdateThreads = 256;
+constexpr int kUpdateCtasPerSm = 4;  // the kernels keep to 65536 / (4 * 256) = 64 registers
+// 459 KB at 28 bytes an element: about 20 us of an SM's share of the bandwidth, against about one
+// for finding the tensor and its scalars; small enough that a list of 100 M elements still gives
+// every CTA a dozen chunks.
+constexpr int kUpdateChunk = 16384;
+constexpr int kPrepareThreads = 128;
+
+// The scalars of a step, where they are on the device. Null: absent.
+struct StepParams {
+  double lr;
+  const float* lr_tensor;  // replaces lr
+  const float* inv_loss_scale;
+  const float* grad_norm;
+  const float* found_inf;
+  float max_grad_norm;
+  bool maximize;
+};
+
+// Bytes of the workspace for each tensor.
+constexpr int kScalarBytes = 32;
+
+// The parameters of `prepare`: Hyper is the op's. `scalars` is the workspace.
+template <typename Hyper, int kCapacity>
+struct PrepareParams {
+  Hyper hyper;
+  StepParams step;
+  void* scalars;
+  uint32_t first;  // the tensor that steps[0] belongs to
+  uint32_t count;
+  float* steps[kCapacity];
+};
+
+template <typename Hyper>
+constexpr int prepare_capacity(int bytes) {
+  return (bytes - (int)sizeof(PrepareParams<Hyper, 1>)) / (int)sizeof(float*) + 1;
+}
+
+// The tensors of a step. Lists are in the order of the op's table, gradients and copies last; a
+// copy's format is FP32 if there are none.
+struct UpdateTensors {
+  std::vector<int64_t> numels;
+  std::vector<std::vector<void*>> lists;
+  std::vector<float*> steps;
+  HighPrecision grad_format, copy_format;
+
+  void* data(int list, size_t tensor) const {
+    return lists[list].empty() ? nullptr : lists[list][tensor];
+  }
+};
+
+struct UpdateLaunch {
+  TableSpan span;
+  LaunchShape shape;
+};
+
+// The launches of `prepare`: steps [span.first, span.first + span.count).
+inline std::vector<UpdateLaunch> plan_prepare(size_t tensors, size_t capacity) {
+  std::vector<UpdateLaunch> launches;
+  for (size_t first = 0; first < tensors; first += capacity) {
+    const size_t count = std::min(capacity, tensors - first);
+    const auto ctas = (uint32_t)((count + kPrepareThreads - 1) / kPrepareThreads);
+    launches.push_back({{first, count, 0}, {{ctas}, {kPrepareThreads}}});
+  }
+  return launches;
+}
+
+inline std::vector<UpdateLaunch> plan_update(const std::vector<int64_t>& numels, size_t capacity,
+                                             const DeviceFacts& facts) {
+  std::vector<UpdateLaunch> launches;
+  for (const TableSpan& span : plan_tables(numels, kUpdateChunk, capacity))
+    launches.push_back({span, persistent(span.chunks, kUpdateThreads, kUpdateCtasPerSm, facts)});
+  return launches;
+}
+
+template <typename Hyper, int kCapacity>
+void launch_prepare(const Kernel& kernel, PrepareParams<Hyper, kCapacity>& p,
+                    const UpdateTensors& tensors, Stream stream) {
+  for (const auto& [span, shape] : plan_prepare(tensors.steps.size(), kCapacity)) {
+    p.first = (uint32_t)span.first, p.count = (uint32_t)span.count;
+    std::copy_n(tensors.steps.begin() + span.first, span.count, p.steps);
+    launch(kernel, shape, p, stream);
+  }
+}
+
+// `p` has everything but the table.
+template <typename Params>
+void launch_update(const Kernel& kernel, Params& p, const UpdateTensors& tensors,
+                   const DeviceFacts& facts, Stream stream) {
+  for (const auto& [span, shape] : plan_update(tensors.numels, Params::kCapacity, facts)) {
+    fill_table(p.tensors, tensors.numels, kUpdateChunk, span,
+               [&](int list, size_t t) { return tensors.data(list, t); });
+    p.first = (uint32_t)span.first;
+    launch(kernel, shape, p, stream);
+  }
+}
+
+}  // namespace mpkernels

@@ -1,0 +1,179 @@
+"""What the multi-tensor CUDA kernels move and execute, for every target: counted in the emulator, and as ptxas assembles them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import assembled
+import emulated
+import pytest
+import torch
+from ptx_emulator import Result, Struct, launch
+from ptx_emulator.compile import compile_cuda
+
+import mpkernels as mp
+from mpkernels import native
+
+ROOT = Path(__file__).parents[1]
+FILES = {op: f"csrc/ops/{op}/cuda.cu" for op in ("adamw_update", "sgd_update", "unscale_and_check", "grad_norm_and_check")}
+every_target = pytest.mark.parametrize("target", emulated.TARGETS)
+SECTOR = 32
+# Four whole chunks of 16384 elements of an update, two of 32768 of a pass over gradients.
+ELEMENTS = 65536
+WARPS = 8  # of a CTA
+# What ptxas makes of the paths that ordinary operands take (SASS of sm_90a): range check, approximation, refinement, and the
+# branch around the other path. Our AdamW has the refinements written out, the classic one has them behind one PTX instruction.
+SASS_OF = {"div.rn.f32": 10, "sqrt.rn.f32": 10}
+
+
+@pytest.fixture
+def gpu(target: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[emulated.EmulatedDevice]:
+    if (why := emulated.why_not()) is not None:
+        pytest.skip(f"emulated: {why}")
+    device = emulated.EmulatedDevice(target)
+    monkeypatch.setattr(native, "cuda", device)
+    monkeypatch.setattr(native, "cuda_why_not", lambda name, tensor: None)
+    return device
+
+
+def randn(dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(ELEMENTS, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+def adamw(grad: torch.dtype = torch.bfloat16, copy: torch.dtype = torch.bfloat16) -> None:
+    masters, step = randn(), torch.tensor(7.0)
+    params = [torch.empty(ELEMENTS, dtype=copy)]
+    scalars = {"inv_loss_scale": torch.tensor(0.5), "found_inf": torch.tensor(0.0)}
+    lists = [masters], [randn()], [randn().abs()], [step], params, [randn(grad)]
+    mp.adamw_update_(*lists, 1e-2, 0.9, 0.999, 1e-8, 0.05, **scalars, backend="cuda")
+
+
+def sgd(momentum: float) -> None:
+    buffers = [randn()] if momentum else []
+    lists = [randn()], buffers, [torch.tensor(1.0)], [torch.empty(ELEMENTS, dtype=torch.bfloat16)], [randn(torch.bfloat16)]
+    mp.sgd_update_(*lists, 1e-2, momentum, 0.0, 0.05, backend="cuda")
+
+
+def unscale(dtype: torch.dtype, factor: float) -> None:
+    mp.unscale_and_check_([randn(dtype)], torch.tensor(factor), torch.tensor(0.0), backend="cuda")
+
+
+def norm(dtype: torch.dtype) -> None:
+    mp.grad_norm_and_check([randn(dtype)], torch.tensor(0.5), torch.tensor(0.0), backend="cuda")
+
+
+# Compulsory bytes an element: (loads, stores).
+CASES = {
+    "adamw, 16-bit gradient and copy": (adamw, (), (14, 14)),
+    "adamw, FP32 gradient": (adamw, (torch.float32,), (16, 14)),
+    "sgd with momentum": (sgd, (0.9,), (10, 10)),
+    "sgd": (sgd, (0.0,), (6, 6)),
+    "unscale bf16": (unscale, (torch.bfloat16, 0.5), (2, 2)),
+    "unscale fp16": (unscale, (torch.float16, 0.5), (2, 2)),
+    "unscale fp32": (unscale, (torch.float32, 0.5), (4, 4)),
+    "check bf16": (unscale, (torch.bfloat16, 1.0), (2, 0)),
+    "check fp32": (unscale, (torch.float32, 1.0), (4, 0)),
+    "norm bf16": (norm, (torch.bfloat16,), (2, 0)),
+    "norm fp16": (norm, (torch.float16,), (2, 0)),
+    "norm fp32": (norm, (torch.float32,), (4, 0)),
+}
+
+
+def large_launch(gpu: emulated.EmulatedDevice) -> Result:
+    """The one that goes over the elements."""
+    return max(gpu.results, key=lambda result: result.counters.warp_instructions)
+
+
+@every_target
+@pytest.mark.parametrize("case", CASES)
+def test_traffic_is_the_compulsory(gpu, target, case):
+    run, arguments, (loaded, stored) = CASES[case]
+    run(*arguments)
+    counters = large_launch(gpu).counters
+    # A warp loads a sector of scalars for each chunk (an update), or for its whole life (the others): under 1 in 500.
+    assert loaded * ELEMENTS // SECTOR <= counters["global_load_sectors"] <= loaded * ELEMENTS // SECTOR + 4 * WARPS
+    sums = 8 * 2 if run is norm else 0  # one float64 for each chunk, a sector each
+    assert counters["global_store_bytes"] == stored * ELEMENTS + sums
+    assert counters["global_store_sectors"] == stored * ELEMENTS // SECTOR + sums // 8
+    wide = {int(n) * int(bits) for n, bits in re.findall(r"ld\.global\.v(\d)\.[fub](\d+)", " ".join(counters.mix()))}
+    assert wide <= {64, 128}
+    narrow = sum(n for name, n in counters.mix().items() if re.match(r"(ld|st)\.global\.(?!v)", name))
+    assert narrow <= 6 * WARPS
+
+
+@every_target
+@pytest.mark.parametrize("op", FILES)
+def test_no_kernel_spills(target, op):
+    if (why := assembled.why_not()) is not None:
+        pytest.skip(f"assembled: {why}")
+    kernels = assembled.assemble(FILES[op], target)
+    assert len(kernels) == {"adamw_update": 20, "sgd_update": 38, "unscale_and_check": 2, "grad_norm_and_check": 3}[op]
+    for name, kernel in kernels.items():
+        assert kernel.spilled == kernel.stack == 0, name
+        assert kernel.registers <= 64, name  # four CTAs of 256 threads an SM
+        assert kernel.count(r"LDL|STL") == 0, name
+    for name in (n for n in kernels if re.fullmatch(r"mpk_(adamw|sgd)_update_.*bf16_bf16(_4k)?", n)):
+        states = 3 if "adamw" in name else 2 if "momentum" in name else 1
+        # Two vectors at a time and one at the end of a chunk: each 16 bytes of a state, 8 of a gradient and of a copy.
+        assert kernels[name].count(r"LDG\.E\.128") == 3 * states, name
+        assert kernels[name].count(r"STG\.E\.128") == 3 * states, name
+        assert kernels[name].count(r"LDG\.E\.64") == kernels[name].count(r"STG\.E\.64") == 3, name
+
+
+@every_target
+def test_loads_are_on_their_way_before_any_is_used(target):
+    """The two vectors of AdamW: eight loads with no arithmetic of floats and no branch between the first and the last."""
+    if (why := assembled.why_not()) is not None:
+        pytest.skip(f"assembled: {why}")
+    codes = assembled.assemble(FILES["adamw_update"], target)["mpk_adamw_update_bf16_bf16"].instructions
+    at = [i for i, code in enumerate(codes) if re.match(r"LDG\.E\.(64|128)", code)][:8]
+    assert not [code for code in codes[at[0] : at[-1]] if re.match(r"F|MUFU|BRA|BSSY|CALL", code)]
+
+
+def classic_adamw(target: str) -> Result:
+    """benchmarks/gpu/multi_tensor_adamw.cu on the same elements."""
+    kernel = compile_cuda(ROOT / "benchmarks/gpu/multi_tensor_adamw.cu", target, emulated.FLAGS)
+    lists = [randn(), randn(), randn().abs(), randn(torch.bfloat16), torch.empty(ELEMENTS, dtype=torch.bfloat16)]
+    addresses = [word for tensor in lists for word in (tensor, *[0] * 29)]
+    scalars = torch.tensor([0.5]), torch.tensor([0.0])
+    hyper = (1e-2, 0.9, 0.999, 1e-8, 0.05, 0.5, 0.1)
+    layout = "P" * 150 + "q" * 30 + "B" * 320 + "i" * 320 + "PP" + "f" * 7
+    params = Struct(layout, *addresses, ELEMENTS, *[0] * (29 + 320 + 320), *scalars, *hyper)
+    return launch(kernel["baseline_multi_tensor_adamw"], 1, 512, [params])
+
+
+def machine_instructions(result: Result) -> int:
+    return sum(n * SASS_OF.get(name, 1) for name, n in result.counters.mix().items())
+
+
+@every_target
+def test_adamw_is_leaner_than_the_classic_design(gpu, target):
+    adamw()
+    ours, classic = large_launch(gpu), classic_adamw(target)
+    for name in ("global_load_bytes", "global_load_sectors", "global_store_bytes", "global_store_sectors"):
+        assert ours.counters[name] <= classic.counters[name], name
+    assert 3 * ours.counters["global_load_requests"] <= classic.counters["global_load_requests"]
+    assert machine_instructions(ours) <= machine_instructions(classic)
+
+
+@every_target
+@pytest.mark.parametrize(
+    ("intrinsic", "sequence"),
+    [
+        ("__fsqrt_rn(x[0])", ["MUFU.RSQ", "FMUL.FTZ", "FMUL.FTZ", "FFMA", "FFMA"]),
+        ("__fdiv_rn(x[0], x[1])", ["MUFU.RCP", "FFMA", "FFMA", "FFMA", "FFMA", "FFMA"]),
+    ],
+    ids=["sqrt", "div"],
+)
+def test_the_written_out_operations_are_those_of_ptxas(tmp_path, target, intrinsic, sequence):
+    """docs/numerics.md: AdamW's square root and division take the steps that sqrt.rn and div.rn take for ordinary operands."""
+    if (why := assembled.why_not()) is not None:
+        pytest.skip(f"assembled: {why}")
+    source = tmp_path / "operation.cu"
+    source.write_text(f'extern "C" __global__ void operation(float* x) {{ x[2] = {intrinsic}; }}')
+    codes = assembled.assemble(str(source), target)["operation"].instructions
+    start = next(i for i, code in enumerate(codes) if code == sequence[0])
+    found = [code for code in codes[start:] if re.match(r"MUFU|FFMA|FMUL", code)]
+    assert found[: len(sequence)] == sequence
