@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import assembled
 import emulated
 import pytest
 import torch
-from ptx_emulator import Result, Struct, launch
+from ptx_emulator import Buffer, Result, Struct, launch
 from ptx_emulator.compile import compile_cuda
 
 import mpkernels as mp
@@ -177,3 +178,74 @@ def test_the_written_out_operations_are_those_of_ptxas(tmp_path, target, intrins
     start = next(i for i, code in enumerate(codes) if code == sequence[0])
     found = [code for code in codes[start:] if re.match(r"MUFU|FFMA|FMUL", code)]
     assert found[: len(sequence)] == sequence
+
+
+FAR = 2**34  # elements before those that the far launches below work on
+
+
+class FarParams(emulated.Params):
+    """The parameters of a recorded launch of one tensor, as if its elements followed FAR others.
+
+    A table (csrc/device/tensor_table.h) is the lists' pointers, sizes and first chunks. The first chunk is moved below 0, so that
+    CTA 0 takes chunk FAR / chunk_elements; the pointers are moved back, so that this is where the elements are.
+    """
+
+    def __init__(self, content: bytes, buffers: list[Buffer], lists: list[int], capacity: int, chunk_elements: int) -> None:
+        super().__init__(content, buffers)
+        self.lists, self.capacity, self.chunk_elements = lists, capacity, chunk_elements
+
+    def pack(self, address_of: Callable[[Any], int]) -> bytes:
+        content = bytearray(super().pack(address_of))
+
+        def add(at: int, size: int, amount: int) -> None:
+            value = int.from_bytes(content[at : at + size], "little") + amount
+            content[at : at + size] = (value % 2 ** (8 * size)).to_bytes(size, "little")
+
+        for i, element_bytes in enumerate(self.lists):
+            add(8 * i * self.capacity, 8, -FAR * element_bytes)
+        add(8 * len(self.lists) * self.capacity, 8, FAR)
+        add(8 * (len(self.lists) + 1) * self.capacity, 4, -FAR // self.chunk_elements)
+        return bytes(content)
+
+
+@every_target
+@pytest.mark.parametrize("op", ["adamw_update", "unscale_and_check"])
+def test_more_elements_than_32_bits_count(gpu, target, op):
+    n = 1000
+    if op == "adamw_update":
+        masters, averages, squares, grads = (randn()[i * n : (i + 1) * n].clone() for i in range(4))
+        written = [masters, averages, squares.abs_(), torch.zeros(n, dtype=torch.bfloat16)]
+        tensors = [*written[:3], torch.tensor(7.0), written[3], grads.bfloat16(), torch.empty(8)]
+        args = (*([t] for t in tensors[:6]), 1e-2, 0.9, 0.999, 1e-8, 0.05, False, None, None, None, 0.0, None, tensors[6])
+        gpu_op, layout = "adamw_update_", ([4, 4, 4, 2, 2], 77, 16384)
+    else:
+        written = [randn()[:n].clone()]
+        tensors = [*written, torch.tensor(1 / 3), torch.tensor(0.0)]
+        args = (written, *tensors[1:])
+        gpu_op, layout = "unscale_and_check", ([4], 193, 32768)
+    before = [t.clone() for t in written]
+    gpu.call(gpu_op, *args)
+    near = [t.clone() for t in written]
+    assert not any(torch.equal(a, b) for a, b in zip(near, before, strict=True))
+    for tensor, original in zip(written, before, strict=True):
+        tensor.copy_(original)
+    each = gpu.launches[-1]
+    kernel = emulated.module(each.file, target, each.kernel)[each.kernel]
+    launch(kernel, each.grid, each.block, [FarParams(each.params, [Buffer(t) for t in tensors], *layout)])
+    for far, expected in zip(written, near, strict=True):
+        assert torch.equal(far, expected)
+
+
+def test_the_norm_depends_on_neither_the_gpu_nor_the_alignment(monkeypatch):
+    """40 chunks for 8 to 680 CTAs."""
+    if (why := emulated.why_not()) is not None:
+        pytest.skip(f"emulated: {why}")
+    aligned = [row[: 100 + i % 9].clone() for i, row in enumerate(randn()[: 40 * 128].view(40, 128))]
+    misaligned = [torch.cat([torch.zeros(1), row])[1:] for row in aligned]
+    monkeypatch.setattr(native, "cuda_why_not", lambda name, tensor: None)
+    norms = set()
+    for target in emulated.TARGETS:
+        monkeypatch.setattr(native, "cuda", emulated.EmulatedDevice(target))
+        for grads in (aligned, misaligned):
+            norms.add(mp.grad_norm_and_check(grads, torch.tensor(1 / 3), torch.tensor(0.0), backend="cuda").item())
+    assert len(norms) == 1, norms

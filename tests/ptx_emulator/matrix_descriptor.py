@@ -75,13 +75,14 @@ class MatrixDescriptor:
 class Tile:
     """The shape of an operand: `rows` of M or N, `depth` bytes of K in each (32, whatever the type), elements of `element` bytes.
 
-    mn_major: consecutive elements in memory run along M or N.
+    mn_major: consecutive elements in memory run along M or N. `used`: bytes of each piece of 16 that are read, from its start.
     """
 
     rows: int
     element: int = 1
     mn_major: bool = False
     depth: int = 32
+    used: int = PIECE
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -149,7 +150,7 @@ def layout(bits: int, family: str, tile: Tile) -> tuple[MatrixDescriptor, np.nda
             f"{NAMES[descriptor.mode]} swizzle repeats every {repeat} bytes, and the start is {descriptor.start % repeat} bytes "
             f"into the pattern: align the tile to {repeat} bytes, or give the descriptor a base offset"
         )
-    elif not descriptor.mode and descriptor.base:
+    elif not descriptor.mode and descriptor.base and family == "wgmma":  # Triton gives one to tcgen05.cp
         problem = "a base offset without swizzle means nothing"
     elif len(np.unique(where)) != len(where):
         problem = "several pieces of the tile lie at one address: look at LBO and SBO"
@@ -197,7 +198,7 @@ class OperandTile:
     def begin(self, past: np.ndarray) -> None:
         """Issued by something whose past is `past` (rows of the sanitizer): reads through the async proxy."""
         if len(self.offsets):
-            self.machine.sanitizer.begin_async_read(self.instruction, self.offsets, PIECE, past, self.lane)
+            self.machine.sanitizer.begin_async_read(self.instruction, self.offsets, self.tile.used, past, self.lane)
             self._check_swizzle()
 
     def _check_swizzle(self) -> None:
@@ -228,7 +229,7 @@ class OperandTile:
             found = pieces
         return self.tile.assemble(found)
 
-    def end(self, agent: int) -> None:
-        """Known to be complete to `agent`."""
+    def end(self, agent: int, step: int | None = None) -> None:
+        """Known to be complete to `agent`. `step`: see Sanitizer.end_async_read."""
         if len(self.offsets):
-            self.machine.sanitizer.end_async_read(self.offsets, PIECE, agent)
+            self.machine.sanitizer.end_async_read(self.offsets, self.tile.used, agent, step)

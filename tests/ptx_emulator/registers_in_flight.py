@@ -1,8 +1,8 @@
-"""Registers that an asynchronous instruction still writes or reads: wgmma's accumulators and its A fragments.
+"""Registers that an asynchronous instruction still writes or reads: wgmma's accumulators and A fragments, tcgen05.ld's results.
 
-Such an instruction works on after it was issued, so the program must wait (wgmma.wait_group) before it touches the registers
-again. And wgmma.fence must come between any access of a thread to them and the next wgmma that uses them; accumulators that
-pass from one wgmma to another of the same shape need neither.
+Such an instruction works on after it was issued, so the program must wait (wgmma.wait_group, tcgen05.wait::ld) before it
+touches the registers again. And wgmma.fence must come between any access of a thread to them and the next wgmma that uses
+them; accumulators that pass from one wgmma to another of the same shape need neither.
 
 ptxas 13.0 repairs programs of this kind where it sees them: it injects the wait (its message C7517) or the fence (C7519), and
 often serializes every wgmma for it (C7514). They are right but slow on hardware; here they are reported.
@@ -30,7 +30,7 @@ CLEAN, NEVER_FENCED = -1, -2
 
 
 def asynchronous(instruction: Instruction) -> bool:
-    return instruction.opcode == "wgmma" and instruction.modifiers[0] == "mma_async"
+    return (instruction.opcode, *instruction.modifiers[:1]) in (("wgmma", "mma_async"), ("tcgen05", "ld"))
 
 
 def registers_in(instruction: Instruction, operands: Sequence[int] | None = None) -> list[str]:
@@ -44,7 +44,9 @@ class RegistersInFlight:
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        names = [key for i in machine.program if asynchronous(i) for key in registers_in(i, (0, 1))]
+        names = [
+            key for i in machine.program if asynchronous(i) for key in registers_in(i, (0, 1) if i.opcode == "wgmma" else (0,))
+        ]
         self.index = {key: at for at, key in enumerate(dict.fromkeys(names))}
         self.names = [key.partition("#")[0] for key in self.index]
         self.reset()
@@ -106,8 +108,12 @@ class RegistersInFlight:
     def _report(self, instruction: Instruction, number: int, warp: int, what: str) -> None:
         user = self.machine.program[int(self.user[number, warp])]
         name = self.names[number]
-        message = f"{what.format(name)} wgmma.mma_async at PTX line {user.line}, while it may still be in flight: "
-        message += "wgmma.wait_group must come before (and wgmma.commit_group before that)"
+        if user.opcode == "wgmma":
+            message = f"{what.format(name)} wgmma.mma_async at PTX line {user.line}, while it may still be in flight: "
+            message += "wgmma.wait_group must come before (and wgmma.commit_group before that)"
+        else:
+            message = f"{what.format(name).partition(',')[0]} while tcgen05.ld at PTX line {user.line} may still be writing it: "
+            message += "tcgen05.wait::ld must come before"
         self.machine.report(reports.IN_FLIGHT, message, instruction, warp * WARP, detail=what)
 
     # Asynchronous instructions.
@@ -132,6 +138,15 @@ class RegistersInFlight:
         self.writes[writes, warp] += 1
         self.reads[reads, warp] += 1
         self.user[writes, warp] = self.user[reads, warp] = instruction.index
+        self.pending += 1
+
+    def begin_load(self, instruction: Instruction, writes: np.ndarray, warp: int) -> None:
+        """tcgen05.ld is issued by a warp: like `begin`, but wgmma.fence has nothing to do with it."""
+        busy = self.writes[writes, warp] > 0
+        if busy.any():
+            self._report(instruction, int(writes[int(np.argmax(busy))]), warp, "writes register {}")
+        self.writes[writes, warp] += 1
+        self.user[writes, warp] = instruction.index
         self.pending += 1
 
     def end(self, writes: np.ndarray, reads: np.ndarray, warp: int) -> None:

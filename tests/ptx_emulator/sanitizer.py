@@ -118,6 +118,11 @@ class Sanitizer:
             known[own] = self.machine.step if whole else self.fenced[warp, own]  # one lane's fence does not cover the others
             self.fenced[warp] = np.maximum(self.fenced[warp], known)
 
+    def forget_writing_thread(self, offsets: np.ndarray, size: int) -> None:
+        """What was just written needs no proxy fence before the async proxy touches it."""
+        if self.enabled:
+            self.writing_lane[self.cells(offsets, size)] = -1
+
     def check_proxy(self, instruction: Instruction, offsets: np.ndarray, size: int, rows: np.ndarray, lane: int | None) -> None:
         """The async proxy is about to touch bytes that threads may have written; `rows` is the past of the operation."""
         if not self.enabled:
@@ -298,9 +303,18 @@ class Sanitizer:
         shared.set_state(offsets, size, MAPPED | WRITTEN | WRITING)
 
     def end_async_write(
-        self, instruction: Instruction, offsets: np.ndarray, size: int, agents: np.ndarray | int, atomic: bool = False
+        self,
+        instruction: Instruction,
+        offsets: np.ndarray,
+        size: int,
+        agents: np.ndarray | int,
+        atomic: bool = False,
+        lanes: np.ndarray | None = None,
     ) -> None:
-        """The write is known to be complete, by a wait of these agents (or the agent whose clock waiters will get)."""
+        """The write is known to be complete, by a wait of these agents (or the agent whose clock waiters will get).
+
+        lanes: it went through the generic proxy (cp.async), on behalf of these threads: the async proxy needs a fence.
+        """
         self.machine.memory.shared.set_state(offsets, size, MAPPED | WRITTEN)
         if self.enabled:
             cells = self.cells(offsets, size)
@@ -308,7 +322,9 @@ class Sanitizer:
             self.write_step[cells] = self.machine.step
             self.write_index[cells] = instruction.index
             self.atomic[cells] = atomic
-            self.writing_lane[cells] = -1
+            self.writing_lane[cells] = -1 if lanes is None else lanes[:, None]
+            if lanes is not None:
+                self.writing_fence[cells] = self.fences[lanes][:, None]
 
     def begin_async_read(
         self, instruction: Instruction, offsets: np.ndarray, size: int, rows: np.ndarray, lane: int | None, proxy: bool = True
@@ -340,8 +356,8 @@ class Sanitizer:
             which = np.zeros(len(cells), np.int64)
             self._check_write(instruction, cells, clocks, which, lanes, "asynchronously reads", None, offsets, False)
 
-    def end_async_read(self, offsets: np.ndarray, size: int, agent: int) -> None:
-        """The read is known to be complete to `agent`."""
+    def end_async_read(self, offsets: np.ndarray, size: int, agent: int, step: int | None = None) -> None:
+        """The read is known to be complete to `agent`: from now on, or to whoever comes after the agent's `step`."""
         cells = self.cells(offsets, size)
         assert self.readers is not None
         np.subtract.at(self.readers, cells.reshape(-1), 1)
@@ -349,7 +365,7 @@ class Sanitizer:
             missing = agent + 1 - len(self.read_step)
             if missing > 0:
                 self.read_step = np.concatenate([self.read_step, np.zeros((missing, self.read_step.shape[1]), np.int32)])
-            self.read_step[agent, cells] = self.machine.step
+            self.read_step[agent, cells] = self.machine.step if step is None else step
 
     def _check_readers(self, instruction: Instruction, offsets: np.ndarray, size: int, lanes: np.ndarray | None) -> None:
         assert self.readers is not None

@@ -182,6 +182,11 @@ DOT_SCALED = [
     (120, "e5m2", "e4m3", 32, 8, MXF8.format("e5m2", "e4m3")),
     (120, "e2m1", "e2m1", 32, 4, MXF4.format(2, "ue8m0")),
     (120, "e2m1", "e2m1", 16, 4, MXF4.format(4, "ue4m3")),
+    (100, "e4m3", "e4m3", 32, 4, "tcgen05.mma.cta_group::1.kind::mxf8f6f4.block_scale.block32"),
+    (100, "e5m2", "e4m3", 32, 8, "tcgen05.mma.cta_group::1.kind::mxf8f6f4.block_scale.block32"),
+    (100, "e4m3", "e2m1", 32, 4, "tcgen05.mma.cta_group::1.kind::mxf8f6f4.block_scale.block32"),
+    (100, "e2m1", "e2m1", 32, 4, "tcgen05.mma.cta_group::1.kind::mxf4.block_scale.block32"),
+    (100, "e2m1", "e2m1", 16, 4, "tcgen05.mma.cta_group::1.kind::mxf4nvf4.block_scale.block16"),
 ]
 
 

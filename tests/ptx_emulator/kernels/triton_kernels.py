@@ -133,3 +133,63 @@ def scaled_matmul(
         y_scale = tl.load(b_scale_ptr + cols[:, None] * (K // VECTOR) + (blocks + k * (BLOCK_K // VECTOR))[None, :])
         acc = tl.dot_scaled(x, x_scale, A_FORMAT, y, y_scale, B_FORMAT, acc)
     tl.store(out_ptr + rows[:, None] * N + cols[None, :], acc)
+
+
+@triton.jit
+def matmul_by_descriptors(
+    a_desc, b_desc, out_ptr, M, N, K, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr
+):  # out (M, N) = a (M, K) . b (N, K)^T, persistent
+    across = tl.cdiv(N, BLOCK_N)
+    for tile in range(tl.program_id(0), tl.cdiv(M, BLOCK_M) * across, tl.num_programs(0)):
+        row, col = tile // across * BLOCK_M, tile % across * BLOCK_N
+        acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        for k in range(0, K, BLOCK_K):
+            acc = tl.dot(a_desc.load([row, k]), b_desc.load([col, k]).T, acc)
+        rows, cols = row + tl.arange(0, BLOCK_M), col + tl.arange(0, BLOCK_N)
+        inside = (rows[:, None] < M) & (cols[None, :] < N)
+        tl.store(out_ptr + rows[:, None] * N + cols[None, :], acc.to(tl.bfloat16), mask=inside)
+
+
+@triton.jit
+def two_matmuls(a_ptr, b_ptr, c_ptr, out_ptr, COUNT, M: tl.constexpr, N: tl.constexpr, HALF: tl.constexpr):
+    """What one product gives enters the next: out (M, N) = sum of 2^(COUNT - 1 - i) * half(a . b_i^T) . c_i over i."""
+    rows, cols = tl.arange(0, M), tl.arange(0, N)
+    a = tl.load(a_ptr + rows[:, None] * N + cols[None, :])
+    acc_type: tl.constexpr = tl.float16 if HALF else tl.float32
+    acc = tl.zeros((M, N), acc_type)
+    for i in range(0, COUNT):
+        b = tl.load(b_ptr + i * N * N + cols[None, :] * N + cols[:, None])
+        p = tl.dot(a, b).to(tl.float16)
+        c = tl.load(c_ptr + i * N * N + cols[:, None] * N + cols[None, :])
+        acc = tl.dot(p, c, (acc * 2).to(acc_type), out_dtype=acc_type)
+    tl.store(out_ptr + rows[:, None] * N + cols[None, :], acc.to(tl.float32))
+
+
+@triton.jit
+def matmul_by_host_descriptors(a_desc, b_desc, out_desc, K, BLOCK: tl.constexpr, SPECIALIZE: tl.constexpr):
+    i, j = tl.program_id(0) * BLOCK, tl.program_id(1) * BLOCK
+    acc = tl.zeros((BLOCK, BLOCK), tl.float32)
+    for k in tl.range(0, tl.cdiv(K, BLOCK), warp_specialize=SPECIALIZE):
+        acc = tl.dot(a_desc.load([i, k * BLOCK]), b_desc.load([j, k * BLOCK]).T, acc)
+    out_desc.store([i, j], acc.to(tl.bfloat16))
+
+
+@triton.jit
+def scaled_matmul_by_descriptors(
+    a_desc, a_scale_desc, b_desc, b_scale_desc, out_desc, K, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr
+):
+    """Scales come in the order of tcgen05.cp: (1, rows / 128, K / 128, 2, 256) bytes, of 32 x 4 x 4 for 128 rows and 4 scales."""
+    i, j = tl.program_id(0), tl.program_id(1)
+    M_TILES: tl.constexpr = BLOCK_M // 128
+    N_TILES: tl.constexpr = BLOCK_N // 128
+    K_TILES: tl.constexpr = BLOCK_K // 128
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    for k in range(0, tl.cdiv(K, BLOCK_K)):
+        a = a_desc.load([i * BLOCK_M, k * BLOCK_K])
+        b = b_desc.load([j * BLOCK_N, k * BLOCK_K])
+        x = a_scale_desc.load([0, i * M_TILES, k * K_TILES, 0, 0]).reshape(M_TILES, K_TILES, 32, 4, 4)
+        y = b_scale_desc.load([0, j * N_TILES, k * K_TILES, 0, 0]).reshape(N_TILES, K_TILES, 32, 4, 4)
+        x = x.trans(0, 3, 2, 1, 4).reshape(BLOCK_M, BLOCK_K // 32)
+        y = y.trans(0, 3, 2, 1, 4).reshape(BLOCK_N, BLOCK_K // 32)
+        acc = tl.dot_scaled(a, x, "e4m3", b.T, y, "e4m3", acc)
+    out_desc.store([i * BLOCK_M, j * BLOCK_N], acc)

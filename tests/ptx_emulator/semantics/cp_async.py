@@ -88,7 +88,7 @@ class CopyEngine(Engine):
             self.perform(copies, np.ones(len(copies.lanes), bool))
             sanitizer = self.machine.sanitizer
             agents = sanitizer.agent_of_warp[copies.lanes // WARP]
-            sanitizer.end_async_write(copies.instruction, copies.offsets, copies.size, agents)
+            sanitizer.end_async_write(copies.instruction, copies.offsets, copies.size, agents, lanes=copies.lanes)
 
     def take(self, limit: np.ndarray) -> list[Copies]:
         """Take each lane's copies of groups below limit[lane] off the list: somebody knows when they complete."""

@@ -34,7 +34,10 @@ class MBarrier:
         self.arrived: np.ndarray | None = None  # the past of those who arrived in this phase
         self.released: np.ndarray | None = None  # the past that waiters of completed phases acquire
         self.waiting: list[int] = []
+        self.invalidated = False
         self.operations = 0  # asynchronous operations that will signal it
+        # Agents that signal it: what a thread must know of them to invalidate it, and the instruction that announced them.
+        self.signals: dict[int, tuple[int, Instruction]] = {}
         self.delivered: list[tuple[Engine, Operation]] = []  # those whose bytes a thread must learn of before it ends
         rank, place = divmod(offset, machine.memory.shared.stride)
         self.agent = machine.sanitizer.agent(("mbarrier", rank % machine.cluster_size, place - SHARED_BASE))
@@ -123,18 +126,26 @@ def mbarriers(machine: Machine) -> MBarriers:
 # What other families call.
 
 
-def expect_completion(machine: Machine, offset: int, instr: Instruction, lane: int | None) -> MBarrier:
-    """An asynchronous operation that will signal the barrier at an arena offset has been issued."""
+def expect_completion(
+    machine: Machine, offset: int, instr: Instruction, lane: int | None, signal: tuple[int, int] | None = None
+) -> MBarrier:
+    """An asynchronous operation that will signal the barrier at an arena offset has been issued.
+
+    signal: the agent and the step that those acquire who learn of it, if the operation has them now. The barrier must not be
+    invalidated by a thread that does not come after it, even if the operation happens to be complete.
+    """
     barrier = mbarriers(machine).at(offset, instr, lane, "named by an asynchronous operation")
     barrier.operations += 1
+    if signal is not None:
+        barrier.signals[signal[0]] = signal[1], instr
     return barrier
 
 
 def complete_tx(barrier: MBarrier, count: int, instr: Instruction) -> None:
     """An operation has delivered bytes. Its writes belong to the agent `barrier.agent`."""
-    alive(barrier, instr)
-    barrier.expect(-count, instr, None)
-    barrier.settle()
+    if still_there(barrier, instr):
+        barrier.expect(-count, instr, None)
+        barrier.settle()
 
 
 def deliver_to(barrier: MBarrier, engine: Engine, operation: Operation) -> None:
@@ -146,15 +157,19 @@ def deliver_to(barrier: MBarrier, engine: Engine, operation: Operation) -> None:
 
 def arrive_from_outside(barrier: MBarrier, rows: np.ndarray | None, instr: Instruction, count: int = 1) -> None:
     """An asynchronous operation arrives (tcgen05.commit, cp.async.mbarrier.arrive)."""
-    alive(barrier, instr)
-    barrier.arrive(rows, instr, None, count)
+    if still_there(barrier, instr):
+        barrier.arrive(rows, instr, None, count)
 
 
-def alive(barrier: MBarrier, instr: Instruction) -> None:
+def still_there(barrier: MBarrier, instr: Instruction) -> bool:
+    """An operation signals the barrier. False if it was invalidated too early, which has been reported."""
     barrier.operations -= 1
+    if barrier.invalidated:
+        return False
     if mbarriers(barrier.machine).found.get(barrier.offset) is not barrier:
         place = barrier.machine.memory.place(barrier.machine.memory.shared, barrier.offset, 8)
         barrier.machine.stop(reports.MBARRIER, f"an asynchronous operation signals an mbarrier that is gone: {place}", instr)
+    return True
 
 
 # Instructions.
@@ -202,16 +217,28 @@ def invalidate(b: Binding) -> Step:
         table = mbarriers(machine)
         for lane, offset in zip(active.lanes, table.locate(b, space, address(active), active), strict=True):
             barrier = table.at(offset, instr, lane, "invalidated")
-            if barrier.operations or barrier.waiting:
-                what = (
-                    f"{barrier.operations} asynchronous operations may still signal it"
-                    if barrier.operations
-                    else "threads wait on it"
-                )
-                machine.report(reports.MBARRIER, f"an mbarrier is invalidated while {what}", instr, lane)
+            early = early_signals(machine, barrier, lane)
+            if barrier.operations or barrier.waiting or early:
+                what = "threads wait on it"
+                if early:
+                    what = f"{early[0].name} at PTX line {early[0].line} may still signal it"
+                elif barrier.operations:
+                    what = f"{barrier.operations} asynchronous operations may still signal it"
+                place = machine.memory.place(machine.memory.shared, offset, 8)
+                message = f"an mbarrier ({place}) is invalidated while {what}: wait for its phase, or for a later one, first"
+                machine.report(reports.MBARRIER, message, instr, lane)
+            barrier.invalidated = True
             del table.found[offset]
 
     return run
+
+
+def early_signals(machine: Machine, barrier: MBarrier, lane: int) -> list[Instruction]:
+    """What was announced to signal the barrier, and a thread does not know to have done so."""
+    if not machine.sanitizer.enabled:
+        return []
+    clock = machine.sanitizer.clock[lane // WARP]
+    return [instr for agent, (step, instr) in barrier.signals.items() if step > clock[agent]]
 
 
 def check_ordered(machine: Machine, instr: Instruction, offsets: list[int], active: Active) -> None:
@@ -358,7 +385,7 @@ def arrive_after_copies(b: Binding) -> Step:
         def perform() -> None:
             for part in mine:
                 copies.perform(part, np.ones(len(part.lanes), bool))
-                machine.sanitizer.end_async_write(part.instruction, part.offsets, part.size, barrier.agent)
+                machine.sanitizer.end_async_write(part.instruction, part.offsets, part.size, barrier.agent, lanes=part.lanes)
             arrive_from_outside(barrier, None, instr, len(lanes))
 
         machine.engines.get("cp.async arrival").submit(Operation(instr, perform))

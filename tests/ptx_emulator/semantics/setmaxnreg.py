@@ -78,13 +78,17 @@ class RegisterPools:
         return range(first, min(first + GROUP, warp - warp % per_cta + per_cta))
 
     def check_group(self, instr: Instruction, warp: int) -> None:
-        """All warps of a warpgroup must execute the same setmaxnreg."""
+        """All warps of a warpgroup must execute the same setmaxnreg.
+
+        The same change at another place in the program counts as the same: Triton gives the partitions of one warp each that
+        share a warpgroup a setmaxnreg of their own.
+        """
         at, group, per_cta = len(self.done[warp]) - 1, self.group(warp), self.machine.warps_per_cta
         if len(group) < GROUP:
             message = f"setmaxnreg in warp {warp % per_cta}, which belongs to no whole warpgroup: the CTA has {per_cta} warps"
             self.machine.report(reports.DIVERGENCE, message, instr, warp * WARP)
         for other in group:
-            if len(self.done[other]) > at and self.done[other][at] is not instr:
+            if len(self.done[other]) > at and self.done[other][at].text != instr.text:
                 message = f"warps {other % per_cta} and {warp % per_cta} of a warpgroup execute different setmaxnreg: "
                 message += f"PTX line {self.done[other][at].line} and this"
                 self.machine.report(reports.DIVERGENCE, message, instr, warp * WARP)
