@@ -44,11 +44,16 @@ def encode(x, quant_scale, E5M2: tl.constexpr):
 
     A normal result is the product's bits with the exponent rebiased and rounded at the last kept bit (20 or 21 fall away): adding
     half an ulp less one, plus the kept bit's parity, carries exactly when round-half-even does. Below the smallest normal, the
-    FP32 addition of a power of two whose ulp is the format's subnormal step rounds. NaN is 0x7f, with the sign of the factors.
+    FP32 addition of a power of two whose ulp is the format's subnormal step rounds. NaN is 0x7f, with the sign
+    of the factors, which conversions of NaN do not keep: it comes from the bits of x.
     """
     wide = x.to(tl.float32)
     bits = (wide * quant_scale).to(tl.int32, bitcast=True)
-    sign = ((wide.to(tl.int32, bitcast=True) ^ quant_scale.to(tl.int32, bitcast=True)) >> 24) & 0x80
+    if x.dtype == tl.float32:
+        sign_of_x = x.to(tl.int32, bitcast=True) >> 24
+    else:
+        sign_of_x = x.to(tl.int16, bitcast=True).to(tl.int32) >> 8
+    sign = (sign_of_x ^ (quant_scale.to(tl.int32, bitcast=True) >> 24)) & 0x80
     a = bits & 0x7FFFFFFF
     if E5M2:
         code = ((a + 0xFFFFF + ((a >> 21) & 1)) >> 21) - ((127 - 15) << 2)

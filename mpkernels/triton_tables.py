@@ -43,13 +43,17 @@ def table_of(columns: Sequence[Sequence[Tensor]], numels: Sequence[int], device:
         _tables.move_to_end(key)
         return _tables[key][0]
     made = make_table(columns, numels, device, last)
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+    if capturing(device):
         _captured.append(made)
     else:
         _tables[key] = made
         if len(_tables) > TABLES_KEPT:
             _tables.popitem(last=False)
     return made[0]
+
+
+def capturing(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def make_table(

@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from triton_interpreter.launcher import InterpretedLauncher
+from triton_interpreter.launcher import wanted as interpreting
 
 import mpkernels  # noqa: F401  # registers the ops
 from mpkernels import native
@@ -42,6 +44,8 @@ def backends_of(op: str) -> list[str]:
         "cuda": ["cuda", *(f"cuda-emulated-{target}" for target in emulated.TARGETS)],
         "triton": ["triton", *(f"triton-emulated-{target}" for target in emulated_triton.TARGETS)],
     }
+    if interpreting():  # in a process of its own: triton_interpreter/test_interpreter.py
+        return ["triton-interpreted"] if "triton" in files else []
     return [name for backend in BACKENDS if backend in files for name in variants.get(backend, [backend])]
 
 
@@ -59,10 +63,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         backend = getattr(item, "callspec", None) and item.callspec.params.get("backend", "")
         if backend and "emulated-" in backend and item.get_closest_marker("spread"):
-            turn = list(emulated.TARGETS).index(backend.partition("emulated-")[2])
+            targets = list(emulated_triton.TARGETS if backend.startswith("triton") else emulated.TARGETS)
+            turn = targets.index(backend.partition("emulated-")[2])
             case = seen[item.nodeid.partition("[")[0], backend]
             seen[item.nodeid.partition("[")[0], backend] += 1
-            (kept if case % len(emulated.TARGETS) == turn else left_out).append(item)
+            (kept if case % len(targets) == turn else left_out).append(item)
         else:
             kept.append(item)
     if left_out:
@@ -78,7 +83,9 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, fen
     """
     name, _, level = request.param.partition("-")
     turn = zlib.crc32(request.node.name.encode())
-    if name == "triton" and level:
+    if level == "interpreted":
+        monkeypatch.setattr("mpkernels.triton_launch._launcher", InterpretedLauncher(turn))
+    elif name == "triton" and level:
         if (why := emulated_triton.why_not()) is not None:
             pytest.skip(f"emulated: {why}")
         launcher = emulated_triton.launcher(level.removeprefix("emulated-"), fenced_outputs.is_unwritten, turn)
@@ -111,7 +118,10 @@ def device(request: pytest.FixtureRequest) -> str:
 
 
 def is_emulated(request: pytest.FixtureRequest) -> bool:
-    return "emulated" in getattr(request.node, "callspec", request.node).params.get("backend", "")
+    """Whether the test runs a thousand times slower than on a device."""
+    return any(
+        how in getattr(request.node, "callspec", request.node).params.get("backend", "") for how in ("emulated", "interpreted")
+    )
 
 
 EMULATED_EXAMPLES = 4  # of a hypothesis test, for each target

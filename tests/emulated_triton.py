@@ -6,6 +6,7 @@ The `backend` fixture (conftest.py) puts a launcher made here where mpkernels/tr
 from __future__ import annotations
 
 import importlib.util
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 # Multiprocessors: few, so that the persistent kernels' programs take several turns, and different ones.
 TARGETS = {"sm_80": 2, "sm_89": 3, "sm_90": 2, "sm_100": 1, "sm_120": 2}
 
+LAUNCHES_KEPT = 16  # a result holds all that the launch had in shared memory and registers
+
 
 def why_not() -> str | None:
     return None if importlib.util.find_spec("triton") else "needs triton"
@@ -27,7 +30,7 @@ def why_not() -> str | None:
 
 @dataclass
 class EmulatedLauncher:
-    """A Launcher of mpkernels.triton_launch. `results`: what the launches did, for tests that count.
+    """A Launcher of mpkernels.triton_launch. `results`: what the last launches did, for tests that count.
 
     policy: of the emulator; None: the launches take turns through all of them.
     is_unwritten: tells of a tensor whether its bytes count as never written, so that a kernel may not read them.
@@ -39,7 +42,7 @@ class EmulatedLauncher:
     is_unwritten: Callable[[Tensor], bool] = lambda tensor: False
     turn: int = 0
     numerics: str = "exact"
-    results: list[Result] = field(default_factory=list)
+    results: deque[Result] = field(default_factory=lambda: deque(maxlen=LAUNCHES_KEPT))
 
     def why_not(self, device: torch.device) -> None:
         return None

@@ -1,7 +1,7 @@
 """Triton kernels: the float64 factors of each tensor (one program for 128 tensors, which also counts the step), then the update.
 
-Bias corrections are float64 powers; computed once a tensor, they cost nothing where float64 is slow. The update has the contract's
-operations in its order, each rounded once, so masters and moments are those of the reference to the bit.
+Bias corrections are float64 powers; computed once a tensor, they cost nothing where float64 is slow. The update has the
+contract's operations in its order, each rounded once, so masters and moments are those of the reference to the bit.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ def factors_kernel(
     lr_tensor,
     found_inf,
     tensors,
-    lr,
-    beta1,
-    beta2,
-    weight_decay,
+    lr: tl.int64,
+    beta1: tl.int64,
+    beta2: tl.int64,
+    weight_decay: tl.int64,
     STEP: tl.constexpr,
     COLUMNS: tl.constexpr,
     BITS: tl.constexpr,

@@ -27,7 +27,7 @@ SQUARES_FIT_BELOW = (127 + 60) << 23
 SQUARES_FIT_ABOVE = (127 - 40) << 23
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["rows", "chunks", "partial_sums"])
 def partial_sums_kernel(
     rows,
     chunks,
@@ -75,7 +75,7 @@ def partial_sums_kernel(
         tl.atomic_xchg(found_inf, 1.0, sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def norm_kernel(partial_sums, inv_loss_scale, norm, n, BLOCK: tl.constexpr):
     total = tl.zeros((BLOCK,), tl.float64)
     for at in range(0, n, BLOCK):

@@ -1,8 +1,8 @@
-"""Triton kernels: one that loads through pointers, for every architecture, and a persistent one that loads by TMA, from sm_90 on.
+"""Triton kernels: one that loads through pointers, for every architecture, and a persistent one that loads by TMA (sm_90 on).
 
-Both want K adjacent, 16-byte aligned rows and a K that is a multiple of 16; anything else is copied first, K filled up with zeros,
-which add nothing. Both operands are loaded as (rows, K) tiles and b is transposed for the dot: loading b as (K, rows) would make
-Triton permute bytes in the inner loop on sm_89.
+Both want K adjacent, 16-byte aligned rows and a K that is a multiple of 16; anything else is copied first, K filled up with
+zeros, which add nothing. Both operands are loaded as (rows, K) tiles and b is transposed for the dot: loading b as (K, rows)
+would make Triton permute bytes in the inner loop on sm_89.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Resources(TypedDict):
 class Config(NamedTuple):
     """How one product is computed.
 
-    dot: "plain"; "decode" makes float16 of the codes first (before sm_89 there is no FP8); "scaled" is the block-scaled instruction
-        with scales of 1 (on sm_120 it runs at twice the rate of the plain one).
+    dot: "plain"; "decode" makes float16 of the codes first (before sm_89 there is no FP8); "scaled" is the block-scaled
+        instruction with scales of 1 (on sm_120 it runs at twice the rate of the plain one).
     promote: add each K block's sum to float32 accumulators outside of the tensor core, which keeps 14 bits or so.
     """
 
@@ -70,7 +70,7 @@ CONFIGS: dict[int | str, tuple[tuple[int, Config], ...]] = {
     ),
     100: (
         (64, Config(64, 128, 128, 4, 5, descriptors=True)),
-        (1 << 62, Config(128, 128, 128, 4, 4, descriptors=True, warp_specialize=True)),
+        (1 << 62, Config(128, 128, 128, 8, 4, descriptors=True, warp_specialize=True)),
     ),
     120: (
         (64, Config(64, 128, 128, 4, 3, "scaled", descriptors=True)),

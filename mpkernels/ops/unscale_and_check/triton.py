@@ -18,7 +18,7 @@ TARGETS = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_103", "sm_120", "gf
 BLOCK = 2048  # 16 bytes of bf16 for each of 256 threads
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["rows", "chunks"])
 def unscale_kernel(
     rows,
     chunks,

@@ -50,6 +50,7 @@ def update_delayed_scales_kernel(
         tl.store(history, 0.0)
         tl.store(quant_scale, new_quant_scale)
         tl.store(dequant_scale, new_dequant_scale)
+    tl.debug_barrier()  # one thread counts for all, which must have looked by then
     if tl.atomic_add(finished, 1, sem="acq_rel") == tl.num_programs(0) - 1:
         tl.store(step_ended, 0.0)
 
