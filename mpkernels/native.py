@@ -39,6 +39,17 @@ def _capability_missing(index: int | None) -> str | None:
     return "the GPU's compute capability {}.{} is below {}.{}".format(*found, *OLDEST_CAPABILITY)
 
 
+@functools.cache
+def _architecture(index: int | None) -> int:
+    major, minor = torch.cuda.get_device_capability(index)
+    return 10 * major + minor
+
+
+def cuda_architecture(tensor: torch.Tensor) -> int:
+    """Of the device of a CUDA tensor, as in sm_<architecture>."""
+    return _architecture(tensor.device.index)
+
+
 def cuda_why_not(name: str, tensor: torch.Tensor) -> str | None:
     """Why the CUDA kernels cannot run where this argument is; None if they can."""
     if not tensor.is_cuda:

@@ -28,6 +28,7 @@ class Assembled:
     stack: int
     spilled: int
     static_shared: int
+    largest_block: int
     sass: str
 
     @property
@@ -60,6 +61,8 @@ def assemble(file: str, target: str) -> dict[str, Assembled]:
     """The kernels of a .cu file of the package, by name."""
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernels.cubin"
+        ptx = cuda_ptx(ROOT / file, target, FLAGS, folders=[ROOT / "csrc"])
+        blocks = {name: int(threads) for name, threads in re.findall(r"\.entry (\w+)\([^)]*\)\s*\.maxntid (\d+)", ptx)}
         command = [
             nvcc() or "nvcc",
             "-cubin",
@@ -76,10 +79,10 @@ def assemble(file: str, target: str) -> dict[str, Assembled]:
             raise RuntimeError(f"nvcc failed on {file} for {target}:\n{done.stderr}")
         listing = subprocess.run([cuobjdump() or "cuobjdump", "-sass", str(cubin)], capture_output=True, text=True, check=True)
     sass = {part.split()[0]: part for part in listing.stdout.split("Function : ")[1:]}
-    return dict(_resources(done.stderr, sass))
+    return dict(_resources(done.stderr, sass, blocks))
 
 
-def _resources(report: str, sass: dict[str, str]) -> list[tuple[str, Assembled]]:
+def _resources(report: str, sass: dict[str, str], blocks: dict[str, int]) -> list[tuple[str, Assembled]]:
     """From what `ptxas -v` says of each entry function."""
     found = []
     for part in report.split("Compiling entry function '")[1:]:
@@ -89,7 +92,8 @@ def _resources(report: str, sass: dict[str, str]) -> list[tuple[str, Assembled]]
         )  # type: ignore[union-attr]
         registers = int(re.search(r"Used (\d+) registers", part)[1])  # type: ignore[index]
         shared = re.search(r"(\d+) bytes smem", part)
-        found.append((name, Assembled(registers, stack, stores + loads, int(shared[1]) if shared else 0, sass[name])))
+        static_shared = int(shared[1]) if shared else 0
+        found.append((name, Assembled(registers, stack, stores + loads, static_shared, blocks[name], sass[name])))
     return found
 
 

@@ -9,7 +9,8 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from types import SimpleNamespace
+from typing import Any, TypeVar
 
 import emulated
 import emulated_triton
@@ -22,7 +23,7 @@ from triton_interpreter.launcher import wanted as interpreting
 
 import mpkernels  # noqa: F401  # registers the ops
 from mpkernels import native
-from mpkernels.dispatch import BACKENDS, OPS
+from mpkernels.dispatch import BACKENDS, OPS, Op
 
 ROOT = Path(__file__).parents[1]
 T = TypeVar("T")
@@ -75,6 +76,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = kept
 
 
+def without_synchronisation(select: Callable[..., Any]) -> Callable[..., Any]:
+    """Backends whose `run` raises where it would wait for the GPU."""
+
+    def guarded(*args: Any) -> SimpleNamespace:
+        module = select(*args)
+
+        def run(*arguments: Any) -> None:
+            before = torch.cuda.get_sync_debug_mode()
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                module.run(*arguments)
+            finally:
+                torch.cuda.set_sync_debug_mode(before)
+
+        return SimpleNamespace(run=run)
+
+    return guarded
+
+
 @pytest.fixture
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, fenced_outputs: Fences) -> Iterator[str]:
     """A backend's name to pass as `backend=`.
@@ -96,8 +116,12 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, fen
         device = emulated.EmulatedDevice(level.removeprefix("emulated-"), is_unwritten=fenced_outputs.is_unwritten, turn=turn)
         monkeypatch.setattr(native, "cuda", device)
         monkeypatch.setattr(native, "cuda_why_not", lambda name, tensor: None)
-    elif name in ("cuda", "triton") and not torch.cuda.is_available():
-        pytest.skip(f"{name}: no CUDA device")
+        monkeypatch.setattr(native, "cuda_architecture", lambda tensor: device.facts.architecture)
+        skip_where_refused(request)
+    elif name in ("cuda", "triton"):
+        if not torch.cuda.is_available():
+            pytest.skip(f"{name}: no CUDA device")
+        monkeypatch.setattr(Op, "select", without_synchronisation(Op.select))
     if name != "cpu":
         yield name
         return
@@ -109,6 +133,14 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, fen
         pytest.skip(f"cpu: {why}")
     yield name
     native.set_cpu_capability(before)
+
+
+def skip_where_refused(request: pytest.FixtureRequest) -> None:
+    """An op need not have CUDA kernels for every architecture."""
+    op = OPS.get(request.module.__name__.rpartition(".")[2].removeprefix("test_"))
+    why = None if op is None else op.explain(*op.bind(*op.example(torch.device("cpu"))))["cuda"]
+    if why is not None:
+        pytest.skip(f"emulated: {why}")
 
 
 @pytest.fixture

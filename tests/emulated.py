@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ from torch.utils._pytree import tree_leaves
 from mpkernels import native
 
 ROOT = Path(__file__).parents[1]
+# Warps that run at random cost 16 us an instruction each; in step, all blocks together hardly more than one.
+MOST_BLOCKS_AT_RANDOM = 2
+IN_STEP = tuple(policy for policy in EVERY_POLICY if policy.schedule == "lockstep")
 # What setup.py passes for .cu files beside -O3 and -std (tests/test_build.py compares).
 FLAGS = ("-DUSE_CUDA",)
 
@@ -94,8 +98,10 @@ class Launch:
 class Params:
     """The bytes of a kernel's parameters, in which 8-byte words that point into a tensor of the call are translated."""
 
-    def __init__(self, content: bytes, buffers: Sequence[Buffer]) -> None:
-        self.content, self.buffers = content, buffers
+    def __init__(self, content: bytes, buffers: Sequence[Buffer], parts: Sequence[tuple[int, Buffer]] = ()) -> None:
+        """`parts`: (address of a tensor too large to emulate, the part of it that is there)."""
+        self.content, self.parts = content, dict(parts)
+        self.buffers = [*buffers, *self.parts.values()]
 
     def arrays(self) -> Iterator[Buffer]:
         return iter(self.buffers)
@@ -107,6 +113,10 @@ class Params:
         end = max((begin + size for begin, size, _ in extents), default=0)
         for at in range(0, len(content) - 7, 8):
             word = int.from_bytes(content[at : at + 8], "little")
+            if word in self.parts:
+                part = self.parts[word]
+                content[at : at + 8] = (address_of(part) + word - part.array.data_ptr()).to_bytes(8, "little")
+                continue
             if not (starts and starts[0] <= word < end):
                 continue
             for begin, size, i in reversed(extents[: bisect.bisect_right(starts, word)]):  # the first, unless tensors overlap
@@ -143,16 +153,20 @@ class EmulatedDevice:
     launches: list[Launch] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
 
-    def __getattr__(self, name: str) -> Callable[..., None]:
+    @property
+    def facts(self) -> Facts:
+        return TARGETS[self.target]
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("_"):
             raise AttributeError(name)
         return lambda *args: self.call(name, *args)
 
-    def call(self, name: str, *args: Any) -> None:
-        ops, facts = torch.ops.mpkernels_cuda, TARGETS[self.target]
-        ops.start_recording(*vars(facts).values())
+    def call(self, name: str, *args: Any) -> Any:
+        ops = torch.ops.mpkernels_cuda
+        ops.start_recording(*vars(self.facts).values())
         try:
-            getattr(ops, name)(*args)
+            answer = getattr(ops, name)(*args)
         finally:
             recording = ops.stop_recording()
         self.launches = [Launch.parse(line) for line in recording.splitlines()]
@@ -165,6 +179,7 @@ class EmulatedDevice:
                 continue
             self.results.append(self.run(each, tensors, unwritten))
             unwritten = set()  # the next launch may read what this one wrote
+        return answer
 
     def run(self, each: Launch, tensors: Sequence[Tensor], unwritten: set[int] = frozenset()) -> Result:
         """One launch; tests may call it with changed parameters."""
@@ -173,12 +188,13 @@ class EmulatedDevice:
             for i, t in enumerate(tensors)
         ]
         self.turn += 1
+        policies = EVERY_POLICY if prod(each.grid) <= MOST_BLOCKS_AT_RANDOM else IN_STEP
         return launch(
             module(each.file, self.target, each.kernel)[each.kernel],
             each.grid,
             each.block,
             [Params(each.params, buffers)],
-            policy=self.policy or EVERY_POLICY[self.turn % len(EVERY_POLICY)],
+            policy=self.policy or policies[self.turn % len(policies)],
             shared_bytes=each.shared_bytes,
             cluster=each.cluster,
         )

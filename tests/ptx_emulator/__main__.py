@@ -29,6 +29,10 @@ def main() -> int:
         print(f"{kernel.name}: {program.target}, {len(program.instructions)} instructions")
         if not arguments.list:
             continue
+        if program.entry.required_block:
+            print("  block {} x {} x {}".format(*program.entry.required_block))
+        if program.entry.cluster:
+            print("  cluster {} x {} x {}".format(*program.entry.cluster))
         for variable, offset in program.parameters:
             print(f"  parameter {variable.name}: .{variable.type}, {variable.size} bytes at {offset}")
         for variable in program.shared + program.dynamic:

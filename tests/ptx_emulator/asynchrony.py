@@ -30,18 +30,23 @@ class Policy:
         random and runs them for a random number of instructions.
     completion: "late", "early" or "random", or a mapping from engine to one of them ("*" for the others).
     wgmma_scope: "warpgroup": a wait of one warp tells that a wgmma has read its operands for all four; "warp": for that warp.
+    tcgen05_fences: "implied": synchronisation orders tcgen05 as it does everything else, as Triton's kernels rely on; "explicit":
+        only with the tcgen05.fence that the ISA wants before and after it.
     """
 
     schedule: str = "lockstep"
     completion: str | Mapping[str, str] = "late"
     seed: int = 0
     wgmma_scope: str = "warpgroup"
+    tcgen05_fences: str = "implied"
 
     def __post_init__(self) -> None:
         if self.schedule not in ("lockstep", "random"):
             raise ValueError(f"schedule must be lockstep or random, got {self.schedule!r}")
         if self.wgmma_scope not in ("warpgroup", "warp"):
             raise ValueError(f"wgmma_scope must be warpgroup or warp, got {self.wgmma_scope!r}")
+        if self.tcgen05_fences not in ("implied", "explicit"):
+            raise ValueError(f"tcgen05_fences must be implied or explicit, got {self.tcgen05_fences!r}")
         for each in [self.completion] if isinstance(self.completion, str) else self.completion.values():
             if each not in COMPLETIONS:
                 raise ValueError(f"completion must be one of {COMPLETIONS}, got {each!r}")

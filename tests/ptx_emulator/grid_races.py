@@ -7,7 +7,8 @@ is right is not checked), and so is, within a CTA, a warp that has done one or c
 ordered and touches what another wrote, or overwrites what another read, races. Equal values are no race.
 
 Of the warps of a CTA that have read a cell only the last is known: a write that is ordered after that one and not after an
-earlier one is missed. If several CTAs have read it, a cluster barrier counts as an ordering access.
+earlier one is missed. Of CTAs, those are known to be several that have read it with no ordering access of the later between; then
+a cluster barrier counts as an ordering access.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 class GridRaces:
     """For each cell of global memory: the warp that wrote last, the warp that read last, and when.
 
-    A warp is cta << shift | warp in its CTA, CTAs counted from 1; as reader it is negative if several CTAs have read.
+    A warp is cta << shift | warp in its CTA, CTAs counted from 1; as reader it is negative if several CTAs have read, unordered.
     """
 
     def __init__(self, machine: Machine, cell: int) -> None:
@@ -75,8 +76,7 @@ class GridRaces:
         there, here = np.abs(then) >> self.shift, now >> self.shift
         foreign = ((there != here) & (then != 0)) | (then < 0)
         if foreign.any():
-            late = np.where(then < 0, np.maximum(self.synchronised[here], self.gathered[here]), self.synchronised[here])
-            foreign &= step >= late
+            foreign &= step >= self._synchronised(here, then)
             if self.machine.cluster_size > 1:
                 foreign &= step > self._known_in_cluster(then, there, lanes)
         inner = (then != now) & (there == here) & (then > 0)
@@ -129,8 +129,14 @@ class GridRaces:
         reader = self.reader[cells].reshape(shape)
         known = reader.any()
         if rows is None:
-            self.reader[cells] = self._readers(reader, now, shape if known else None).reshape(self.reader[cells].shape)
+            reader = self._readers(reader, self.read_step[cells].reshape(shape), now) if known else np.broadcast_to(now, shape)
+            self.reader[cells] = reader.reshape(self.reader[cells].shape)
             self.read_step[cells] = step
+            if not isinstance(cells, slice):
+                last = self.reader[index]
+                meet = np.abs(last) >> self.shift != now >> self.shift  # two CTAs in this very instruction
+                if meet.any():
+                    self.reader[index[meet]] = -np.abs(last[meet])
             return
         if known and (reader != now).any():
             earlier = reader, self.read_step[cells].reshape(shape)
@@ -142,12 +148,16 @@ class GridRaces:
             clash = self.writer[index] != now  # two warps in this very instruction
             self.clash = clash if clash.any() else None
 
-    def _readers(self, before: np.ndarray, now: np.ndarray, shape: tuple[int, ...] | None) -> np.ndarray:
-        """The new readers; shape None: nobody has read before."""
-        if shape is None:
-            return np.broadcast_to(now, before.shape)
-        several = (before < 0) | ((before >> self.shift != now >> self.shift) & (before != 0))
-        return np.where(several, -now, now)
+    def _readers(self, before: np.ndarray, step: np.ndarray, now: np.ndarray) -> np.ndarray:
+        """The new readers. Whoever is ordered after this one is so after those too that this one's CTA is ordered after."""
+        here = now >> self.shift
+        several = (before < 0) | ((before >> self.shift != here) & (before != 0))
+        return np.where(several & (step >= self._synchronised(here, before)), -now, now)
+
+    def _synchronised(self, here: np.ndarray, then: np.ndarray) -> np.ndarray:
+        """The last ordering access of each CTA `here`, with regard to the accesses of `then`."""
+        late = self.synchronised[here]
+        return np.where(then < 0, np.maximum(late, self.gathered[here]), late)
 
     def bulk(self, instruction: Instruction, starts: np.ndarray, length: int, lane: int, write: bool) -> None:
         """An asynchronous operation of a thread reads or will write `length` bytes at each start.
@@ -167,7 +177,7 @@ class GridRaces:
         self._check(instruction, written, now, cells, None, lanes, None, "writes" if write else "reads")
         if not write:
             self._check_proxy(instruction, cells[:, 0], written[0][:, 0], written[1][:, 0], lane)
-            self.reader[cells] = self._readers(self.reader[cells], now, cells.shape)
+            self.reader[cells] = self._readers(self.reader[cells], self.read_step[cells], now)
             self.read_step[cells] = self.machine.step
             return
         self._check(instruction, (self.reader[cells], self.read_step[cells]), now, cells, None, lanes, None, "overwrites")

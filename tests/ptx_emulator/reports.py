@@ -18,6 +18,7 @@ MBARRIER = "mbarrier"
 DIVERGENCE = "divergence"
 DEADLOCK = "deadlock"
 RESOURCES = "resources"  # more shared memory, registers or threads than the architecture has
+TCGEN05_FENCE = "tcgen05-fence"
 DESCRIPTOR = "descriptor"
 FREED = "freed"  # shared memory of a CTA that has ended, or may have
 ASSERTION = "assertion"

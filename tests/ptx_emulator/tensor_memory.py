@@ -27,6 +27,7 @@ from .machine import Machine
 from .registers import WARP
 from .sanitizer import ALWAYS
 from .syntax import Instruction
+from .tcgen05_fences import Tcgen05Fences
 
 LANES, COLUMNS, CELL_LANES, UNIT = 128, 512, 16, 32
 FRESH_WORD = 0xCDCDCDCD
@@ -96,6 +97,7 @@ class TensorMemory:
         self.readers: dict[int, Readers] = {}
         self.agents: dict[tuple[str, int], int] = {}
         self.owners: dict[int, tuple[str, int]] = {}  # agent -> (what, number of the warp in its CTA)
+        self.fences = Tcgen05Fences(machine) if machine.policy.tcgen05_fences == "explicit" else None
         machine.scheduler.exit_hooks.append(self.ended)
 
     # Agents.
@@ -111,6 +113,8 @@ class TensorMemory:
             agent = machine.sanitizer.agent(name)
             self.agents[what, home] = agent
             self.owners[agent] = what, number
+            if self.fences is not None and what != "pipeline":
+                self.fences.twin(agent)
         return self.agents[what, home]
 
     def past(self, warp: int) -> np.ndarray:
@@ -124,6 +128,15 @@ class TensorMemory:
         """The warp knows its loads or stores so far to be complete."""
         agent = self.agent(what, warp)
         self.machine.sanitizer.clock[warp, agent] = self.machine.step
+        if self.fences is not None:
+            self.fences.learn(warp, agent)
+
+    def fence(self, warp: int, before: bool) -> None:
+        """tcgen05.fence::before_thread_sync or ::after_thread_sync."""
+        if self.fences is not None and before:
+            self.fences.before(warp, [self.agent(what, warp) for what in ("ld", "st")])
+        elif self.fences is not None:
+            self.fences.after(warp)
 
     # Allocation.
 
@@ -154,7 +167,7 @@ class TensorMemory:
             self.machine.stop(reports.RESOURCES, message, instr, lane)
         region = Region(cta, np.arange(LANES), first, columns)
         if self.machine.sanitizer.enabled:
-            self._check(instr, region, self.machine.sanitizer.clock[lane // WARP], "deallocates ", lane, True)
+            self._check(instr, region, self.machine.sanitizer.clock[lane // WARP], None, "deallocates ", lane, True)
         units = range(first // UNIT, (first + columns) // UNIT)
         self.owner[cta][units.start : units.stop] = [None] * len(units)
         self.freed[cta].update(dict.fromkeys(units, instr))
@@ -208,7 +221,7 @@ class TensorMemory:
             self.machine.report(reports.UNINITIALISED, message, instr, lane, count=int(missing.sum()), detail=what)
         if not self.machine.sanitizer.enabled:
             return
-        self._check(instr, region, clock, f"reads {what}", lane, False)
+        self._check(instr, region, clock, agent, f"reads {what}", lane, False)
         if agent not in self.readers:
             self.readers[agent] = Readers(self.write_step.shape)
         readers = self.readers[agent]
@@ -219,42 +232,61 @@ class TensorMemory:
     def writes(self, instr: Instruction, region: Region, agent: int, clock: np.ndarray, lane: int, verb: str = "writes ") -> None:
         """An operation that writes is issued."""
         if self.machine.sanitizer.enabled:
-            self._check(instr, region, clock, verb, lane, True)
+            self._check(instr, region, clock, agent, verb, lane, True)
             cta, groups, columns = region.cells
             self.writer[cta, groups, columns] = agent
             self.write_step[cta, groups, columns] = self.machine.step
             self.write_index[cta, groups, columns] = instr.index
         self.written[region.words] = True
 
-    def _check(self, instr: Instruction, region: Region, clock: np.ndarray, verb: str, lane: int, writes: bool) -> None:
-        """Earlier writes, and reads if this writes, must come before."""
+    def _check(
+        self, instr: Instruction, region: Region, clock: np.ndarray, me: int | None, verb: str, lane: int, writes: bool
+    ) -> None:
+        """Earlier writes, and reads if this writes, must come before. `me`: the operation's agent, None for deallocation."""
         cta, groups, columns = region.cells
         clock = np.pad(clock, (0, self.machine.sanitizer.clock.shape[1] - len(clock)))
-        step, writer = self.write_step[cta, groups, columns], self.writer[cta, groups, columns]
-        conflict = step > clock[writer]
-        if conflict.any():
-            group, column = np.argwhere(conflict)[0]
-            earlier = int(self.write_index[cta, groups, columns][group, column])
-            self._report(
-                instr, region, verb, lane, int(writer[group, column]), earlier, int(step[group, column]), "writing", "written"
-            )
-            return
-        for agent, readers in self.readers.items() if writes else ():
-            step = readers.step[cta, groups, columns]
-            conflict = step > clock[agent]
-            if conflict.any():
-                group, column = np.argwhere(conflict)[0]
-                earlier = int(readers.index[cta, groups, columns][group, column])
-                self._report(instr, region, verb, lane, agent, earlier, int(step[group, column]), "reading", "read")
+        earlier = [(self.write_step, self.writer[cta, groups, columns], self.write_index, "writing", "written")]
+        if writes:
+            earlier += [(r.step, np.int16(agent), r.index, "reading", "read") for agent, r in self.readers.items()]
+        for steps, agent, index, act, done in earlier:
+            step = steps[cta, groups, columns]
+            late = step > clock[agent]
+            unfenced = late
+            if self.fences is not None and me is not None and not late.any():
+                unfenced = step > self.fences.known(lane // WARP, agent)
+                if self.owners[me][0] == "pipeline":
+                    unfenced &= agent != me
+            if unfenced.any():
+                group, column = np.argwhere(unfenced)[0]
+                who = int(np.broadcast_to(agent, step.shape)[group, column])
+                by = self.machine.program[int(index[cta, groups, columns][group, column])]
+                when = int(step[group, column])
+                self._report(instr, region, verb, lane, who, by, when, (act, done), bool(late.any()))
                 return
 
     def _report(
-        self, instr: Instruction, region: Region, verb: str, lane: int, agent: int, index: int, step: int, act: str, done: str
+        self,
+        instr: Instruction,
+        region: Region,
+        verb: str,
+        lane: int,
+        agent: int,
+        earlier: Instruction,
+        step: int,
+        words: tuple[str, str],
+        late: bool,
     ) -> None:
-        what, number = self.owners[agent]
+        """`late`: no synchronisation orders them, else nothing but a fence is missing."""
         machine = self.machine
-        earlier = machine.program[index]
+        what, number = self.owners[agent]
         name = f"{earlier.opcode}.{earlier.modifiers[0]} of warp {number} at PTX line {earlier.line}"
+        act, done = words
+        if not late:
+            message = f"{verb}{region}, which {name} has {done}, and lacks a fence: tcgen05.fence::after_thread_sync between "
+            message += "the synchronisation that orders this after it and this"
+            message += "" if what == "pipeline" else ", or ::before_thread_sync between it and the synchronisation"
+            machine.report(reports.TCGEN05_FENCE, message, instr, lane, detail=verb)
+            return
         owner = region.cta * machine.warps_per_cta + number
         if what != "pipeline" and machine.sanitizer.clock[owner, agent] >= step:  # its own warp has waited
             message = f"{verb}{region}, which {name} has {done}; no barrier orders this after its tcgen05.wait::{what}"

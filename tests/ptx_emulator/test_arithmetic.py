@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -79,6 +80,25 @@ def test_directed_rounding(name, mode):
     }[name]
     want = [rounded(exact(*(Fraction(float(v)) for v in row)), mode) for row in zip(x, y, z, strict=True)]
     np.testing.assert_array_equal(got, np.array(want))
+
+
+@pytest.mark.parametrize("mode", ["rn", "rz", "rm", "rp"])
+@pytest.mark.parametrize("narrow", ["f16", "bf16"])
+def test_mixed_precision(narrow, mode):
+    """float32 results of 16-bit operands and a last one of 32 bits: rounded once."""
+    kind = {"f16": np.float16, "bf16": ml_dtypes.bfloat16}[narrow]
+    x, y = (RNG.standard_normal(256).astype(kind) for _ in range(2))
+    z = (x.astype(np.float32) * 2.0 ** RNG.integers(-20, 20, 256) * (1 + 2.0**-20)).astype(np.float32)
+    cases = {"add": (lambda a, c: a + c, (x,)), "sub": (lambda a, c: a - c, (x,)), "fma": (lambda a, b, c: a * b + c, (x, y))}
+    for name, (exact, narrow_ones) in cases.items():
+        text = f"{name}.{mode}.f32.{narrow} %o0, " + ", ".join(f"%i{i}" for i in range(len(narrow_ones) + 1)) + ";"
+        bits = [v.view(np.uint16) for v in narrow_ones]
+        got = run_lanes(text, "f32", *[("b16", v) for v in bits], ("f32", z))
+        rows = zip(*narrow_ones, z, strict=True)
+        round_to = nearest if mode == "rn" else lambda v: rounded(v, mode)
+        want = [round_to(exact(*(Fraction(float(v)) for v in row))) for row in rows]
+        np.testing.assert_array_equal(got, np.array(want))
+    assert 0 < run_lanes(f"add.sat.f32.{narrow} %o0, %i0, %i1;", "f32", ("b16", x.view(np.uint16)), ("f32", z)).max() <= 1
 
 
 def test_fma_is_fused():

@@ -89,3 +89,26 @@ def test_a_flag_orders_those_who_wait_for_it(policy):
 def test_another_cta_is_named_as_such(policy):
     text = fault("mov.u32 %r6, %ctaid.x; @%w0 st.global.u32 [%x], %r6;", policy, grid=2)
     assert "nothing orders the two CTAs" in text
+
+
+LOCKED = """
+    .reg .b32 %r<4>; .reg .b64 %x; .reg .pred %p; ld.param.u64 %x, [x];
+    TAKE: atom.global.cas.b32 %r0, [%x], 0, 1; setp.ne.u32 %p, %r0, 0; @%p bra TAKE;
+    ld.global.u32 %r1, [%x+4]; add.u32 %r1, %r1, 1; st.global.u32 [%x+4], %r1;
+    membar.gl; atom.global.exch.b32 %r2, [%x], 0; ret;
+    """
+
+
+@every_policy
+def test_a_lock_orders_many_ctas(policy):
+    """Each CTA reads and overwrites what others have read: all of them are ordered by the lock."""
+    x = np.zeros(2, np.uint32)
+    run_text(LOCKED, ".param .u64 x", [x], grid=5, block=1, policy=policy)
+    assert list(x) == [0, 5]
+    unlocked = LOCKED.replace("TAKE: atom.global.cas.b32 %r0, [%x], 0, 1; setp.ne.u32 %p, %r0, 0; @%p bra TAKE;", "")
+    with pytest.raises(KernelFault, match="nothing orders the two CTAs"):
+        run_text(unlocked, ".param .u64 x", [x], grid=5, block=1, policy=policy)
+    reader = """.reg .b32 %r<3>; .reg .b64 %x; .reg .pred %p; ld.param.u64 %x, [x]; mov.u32 %r0, %ctaid.x; setp.eq.u32 %p, %r0, 4;
+        ld.global.u32 %r1, [%x]; @%p st.global.u32 [%x], 7; ret;"""
+    with pytest.raises(KernelFault, match=r"overwrites .*, which other CTAs read|reads .*, which CTA .* writes"):
+        run_text(reader, ".param .u64 x", [np.zeros(1, np.uint32)], grid=5, block=1, policy=policy)

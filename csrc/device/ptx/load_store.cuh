@@ -15,6 +15,14 @@ __device__ __forceinline__ uint4 load_once(const void* address) {
   return v;
 }
 
+// Two floats to shared memory in one store: the compiler may split an assignment.
+__device__ __forceinline__ void store_shared(float* address, float x, float y) {
+  asm volatile(
+      "st.shared.v2.f32 [%0], {%1, %2};" ::"r"((uint32_t)__cvta_generic_to_shared(address)), "f"(x),
+      "f"(y)
+      : "memory");
+}
+
 // A flag that several CTAs may raise at the same time.
 __device__ __forceinline__ void store_relaxed(float* address, float value) {
   asm volatile("st.relaxed.gpu.global.f32 [%0], %1;" ::"l"(address), "f"(value) : "memory");

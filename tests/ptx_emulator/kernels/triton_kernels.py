@@ -50,9 +50,9 @@ def quantize_transpose(x_ptr, quant_scale_ptr, q_ptr, q_t_ptr, rows, cols, BLOCK
 @triton.jit
 def softmax(x_ptr, out_ptr, cols, BLOCK: tl.constexpr):
     c = tl.arange(0, BLOCK)
-    x = tl.load(x_ptr + tl.program_id(0) * cols + c, mask=c < cols, other=-float("inf"))
+    x = tl.load(x_ptr + tl.program_id(0) * cols + c, mask=c < cols, other=-float("inf")).to(tl.float32)
     e = tl.exp(x - tl.max(x, 0))
-    tl.store(out_ptr + tl.program_id(0) * cols + c, e / tl.sum(e, 0), mask=c < cols)
+    tl.store(out_ptr + tl.program_id(0) * cols + c, (e / tl.sum(e, 0)).to(out_ptr.dtype.element_ty), mask=c < cols)
 
 
 @triton.jit
@@ -193,3 +193,35 @@ def scaled_matmul_by_descriptors(
         y = y.trans(0, 3, 2, 1, 4).reshape(BLOCK_N, BLOCK_K // 32)
         acc = tl.dot_scaled(a, x, "e4m3", b.T, y, "e4m3", acc)
     out_desc.store([i * BLOCK_M, j * BLOCK_N], acc)
+
+
+@triton.jit
+def matmul_of_turned_descriptors(a_desc, b_desc, out_ptr, K, A_TURNED: tl.constexpr, B_TURNED: tl.constexpr, BLOCK: tl.constexpr):
+    """One BLOCK x BLOCK tile; a turned operand lies in memory as (K, BLOCK)."""
+    acc = tl.zeros((BLOCK, BLOCK), tl.float32)
+    for k in range(0, K, BLOCK):
+        a = a_desc.load([k, 0]).T if A_TURNED else a_desc.load([0, k])
+        b = b_desc.load([k, 0]) if B_TURNED else b_desc.load([0, k]).T
+        acc = tl.dot(a, b, acc)
+    i = tl.arange(0, BLOCK)
+    tl.store(out_ptr + i[:, None] * BLOCK + i[None, :], acc)
+
+
+@triton.jit
+def transposed_product(a_ptr, b_ptr, out_desc, BLOCK: tl.constexpr):
+    """Out = fp8(a . b^T)^T"""
+    i = tl.arange(0, BLOCK)
+    a = tl.load(a_ptr + i[:, None] * BLOCK + i[None, :])
+    b = tl.load(b_ptr + i[None, :] * BLOCK + i[:, None])
+    out_desc.store([0, 0], tl.dot(a, b).to(tl.float8e4nv).T)
+
+
+@triton.jit
+def persistent_matmul(a_desc, b_desc, out_desc, M, N, K, BLOCK: tl.constexpr, SPECIALIZE: tl.constexpr):
+    across = tl.cdiv(N, BLOCK)
+    for tile in tl.range(tl.program_id(0), tl.cdiv(M, BLOCK) * across, tl.num_programs(0), warp_specialize=SPECIALIZE):
+        i, j = tile // across * BLOCK, tile % across * BLOCK
+        acc = tl.zeros((BLOCK, BLOCK), tl.float32)
+        for k in range(0, K, BLOCK):
+            acc = tl.dot(a_desc.load([i, k]), b_desc.load([j, k]).T, acc)
+        out_desc.store([i, j], acc.to(tl.bfloat16))

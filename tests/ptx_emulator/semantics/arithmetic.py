@@ -89,27 +89,24 @@ def float_binary(b: Binding, kind: ScalarType, native: np.ufunc, exact: Function
     return elementwise(b, kind, floating(PACKED.get(kind.name, kind.name), exact, **how), 2)
 
 
-def mixed(b: Binding, narrow: ScalarType, compute: Function, sources: int) -> Step:
-    """.f32.bf16 and .f32.f16 (sm_100 and later): all operands but the last are narrow, widened exactly; the result is .f32."""
-    wide = TYPES["f32"]
-    destination = b.destination(0, wide)
-    operands = [b.source(1 + i, wide if i == sources - 1 else narrow) for i in range(sources)]
-    function = floating("f32", compute, **float_modifiers(b))
-
-    def widened(x: Any, last: bool) -> Any:
-        return x if last else nx.bf16_to_f32(np.asarray(x)) if narrow.name == "bf16" else np.asarray(x, np.float32)
-
-    return lambda active: destination.write(function(*[widened(x, x is operands[-1]) for x in operands]), active)
+def mixed_precision(b: Binding, narrow: ScalarType, compute: Function, sources: int) -> Step:
+    """A .f32 result of .f16 or .bf16 operands and, last, one of .f32 (sm_100 and later)."""
+    function = floating("f32", compute, mode=b.choice(*ROUNDINGS, default="rn"), sat=b.flag("sat"))
+    single = TYPES["f32"]
+    destination, last = b.destination(0, single), b.source(sources, single)
+    operands = [b.source(1 + i, narrow) for i in range(sources - 1)]
+    widen = nx.bf16_to_f32 if narrow.name == "bf16" else lambda x: np.asarray(x).astype(np.float32)
+    return lambda active: destination.write(function(*[widen(x) for x in operands], last), active)
 
 
 @instruction("add", "sub")
 def add(b: Binding) -> Step:
     kind = b.type()
     subtract = b.instruction.opcode == "sub"
-    if kind.name in ("bf16", "f16") and b.flag("f32"):
-        return mixed(b, kind, (lambda x, y: nx.sum_odd(x, -y)) if subtract else nx.sum_odd, 2)
     if is_float(kind.name):
         exact = (lambda x, y: nx.sum_odd(x, -y)) if subtract else nx.sum_odd
+        if kind.name in ("f16", "bf16") and b.flag("f32"):
+            return mixed_precision(b, kind, exact, 2)
         return float_binary(b, kind, np.subtract if subtract else np.add, exact)
     if b.flag("sat"):
         return elementwise(b, kind, saturating(-1 if subtract else 1), 2)
@@ -217,8 +214,8 @@ def mul24(b: Binding) -> Step:
 @instruction("fma")
 def fma(b: Binding) -> Step:
     kind = b.type()
-    if kind.name in ("bf16", "f16") and b.flag("f32"):
-        return mixed(b, kind, nx.fma_odd, 3)
+    if kind.name in ("f16", "bf16") and b.flag("f32"):
+        return mixed_precision(b, kind, nx.fma_odd, 3)
     return fma_step(b, kind)
 
 

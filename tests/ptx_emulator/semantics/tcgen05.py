@@ -1,7 +1,7 @@
 """tcgen05 but for what moves or multiplies: alloc, dealloc, relinquish_alloc_permit, commit, fence, wait.
 
 One CTA's tensor memory is its own here: on hardware the CTAs of an SM share 512 columns, and alloc may wait for another CTA.
-tcgen05.fence orders nothing that is watched: see docs/ptx-emulator.md.
+tcgen05.fence matters with Policy(tcgen05_fences="explicit") only: see docs/ptx-emulator.md.
 """
 
 from __future__ import annotations
@@ -130,7 +130,13 @@ def relinquish(b: Binding) -> Step:
 
 @instruction("tcgen05.fence::before_thread_sync", "tcgen05.fence::after_thread_sync")
 def fence(b: Binding) -> Step:
-    return lambda active: None
+    before = b.instruction.modifiers[0] == "fence::before_thread_sync"
+
+    def run(active: Active) -> None:
+        for warp in active.warps:
+            tensor_memory(b.machine).fence(int(warp), before)
+
+    return run
 
 
 @instruction("tcgen05.wait::ld", "tcgen05.wait::st")

@@ -1,0 +1,79 @@
+"""CUDA kernels: csrc/ops/scaled_mm/sm*.cu, one file for each generation of tensor cores.
+
+They want K contiguous and rows that begin at multiples of 16 bytes, which is how memory reaches shared memory 16 bytes at a
+time. An operand that differs is copied first (1 byte an element, read and written): one whose K is no multiple of 16, a
+transposed or sliced view. What to pass for speed: (rows, K) with K a multiple of 16, or rows padded to one.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from torch import Tensor
+
+from ... import native
+
+TARGETS = ("sm_80", "sm_86", "sm_87", "sm_89", "sm_120", "sm_121")
+ROW_BYTES = 16  # rows begin at multiples of this
+
+
+@functools.cache
+def _file(architecture: int) -> str:
+    return str(native.cuda.scaled_mm_file(architecture))
+
+
+def why_not(a: Tensor, *_args: object) -> str | None:
+    missing = native.cuda_why_not("a", a)
+    if missing is not None:
+        return missing
+    architecture = native.cuda_architecture(a)
+    return None if _file(architecture) else f"there are no hand-written kernels for sm_{architecture}"
+
+
+def run(
+    a: Tensor,
+    b: Tensor,
+    dequant_scale_a: Tensor,
+    dequant_scale_b: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+    accumulate: bool,
+    use_fast_accum: bool,
+) -> None:
+    if bias is not None:
+        bias = bias.contiguous()
+    arguments = (_rows(a), _rows(b), dequant_scale_a, dequant_scale_b, bias, out, accumulate, use_fast_accum)
+    native.cuda.scaled_mm(*arguments, None)
+
+
+def plan(
+    a: Tensor,
+    b: Tensor,
+    dequant_scale_a: Tensor,
+    dequant_scale_b: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+    accumulate: bool,
+    use_fast_accum: bool,
+) -> str:
+    """What `run` would launch, in words."""
+    copied = [name for name, x in (("a", a), ("b", b)) if not _is_fast(x)]
+    bias = None if bias is None else bias.contiguous()
+    arguments = (_rows(a), _rows(b), dequant_scale_a, dequant_scale_b, bias, out, accumulate, use_fast_accum)
+    text = str(native.cuda.scaled_mm_plan(*arguments))
+    return text + "".join(f"; {name} is copied first: its rows do not begin at multiples of {ROW_BYTES} bytes" for name in copied)
+
+
+def _is_fast(x: Tensor) -> bool:
+    rows, K = x.shape
+    if K == 0:
+        return True
+    pitch, step = x.stride()
+    return (step == 1 or K == 1) and (pitch % ROW_BYTES == 0 or rows <= 1) and x.data_ptr() % ROW_BYTES == 0
+
+
+def _rows(x: Tensor) -> Tensor:
+    if _is_fast(x):
+        return x
+    rows, K = x.shape
+    return x.new_empty(rows, -(-K // ROW_BYTES) * ROW_BYTES)[:, :K].copy_(x)
