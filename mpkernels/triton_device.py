@@ -39,13 +39,12 @@ def magnitude_bits(x):
 
 
 @triton.jit
-def encode(x, quant_scale, E5M2: tl.constexpr):
-    """saturate(RNE(float32(x) * quant_scale)) as uint8, in integer code: Triton's own casts differ by version and architecture.
+def encode_in_integers(x, quant_scale, E5M2: tl.constexpr):
+    """A normal result is the product's bits with the exponent rebiased and rounded at the last kept bit (20 or 21 fall away).
 
-    A normal result is the product's bits with the exponent rebiased and rounded at the last kept bit (20 or 21 fall away): adding
-    half an ulp less one, plus the kept bit's parity, carries exactly when round-half-even does. Below the smallest normal, the
-    FP32 addition of a power of two whose ulp is the format's subnormal step rounds. NaN is 0x7f, with the sign
-    of the factors, which conversions of NaN do not keep: it comes from the bits of x.
+    Adding half an ulp less one, plus the kept bit's parity, carries exactly when round-half-even does. Below the smallest normal,
+    the FP32 addition of a power of two whose ulp is the format's subnormal step rounds. NaN is 0x7f, with the sign of the
+    factors, which conversions of NaN do not keep: it comes from the bits of x.
     """
     wide = x.to(tl.float32)
     bits = (wide * quant_scale).to(tl.int32, bitcast=True)
@@ -67,6 +66,59 @@ def encode(x, quant_scale, E5M2: tl.constexpr):
         code = tl.where(a >= 0x43E00000, 0x7E, code)  # 448
     code = tl.where(a > 0x7F800000, 0x7F, code)
     return (code | sign).to(tl.uint8)
+
+
+# Of 4 elements: products $1 to $4, x from $5 on (two 16-bit elements a register, or one), then whether quant_scale is negative as
+# all ones or zeros. The instruction loses the sign of a NaN, so signs come from the factors; all others have theirs already.
+ENCODE_16 = """{
+    .reg .b16 low, high;
+    .reg .b32 codes, signs;
+    cvt.rn.satfinite.FORMATx2.f32 low, $2, $1;
+    cvt.rn.satfinite.FORMATx2.f32 high, $4, $3;
+    mov.b32 codes, {low, high};
+    prmt.b32 signs, $5, $6, 0x7531;
+    xor.b32 signs, signs, $7;
+    and.b32 signs, signs, 0x80808080;
+    or.b32 $0, codes, signs;
+}"""
+ENCODE_32 = """{
+    .reg .b16 low, high;
+    .reg .b32 codes, signs, others;
+    cvt.rn.satfinite.FORMATx2.f32 low, $2, $1;
+    cvt.rn.satfinite.FORMATx2.f32 high, $4, $3;
+    mov.b32 codes, {low, high};
+    prmt.b32 signs, $5, $6, 0x0073;
+    prmt.b32 others, $7, $8, 0x0073;
+    prmt.b32 signs, signs, others, 0x5410;
+    xor.b32 signs, signs, $9;
+    and.b32 signs, signs, 0x80808080;
+    or.b32 $0, codes, signs;
+}"""
+E4M3_16, E5M2_16 = (tl.constexpr(ENCODE_16.replace("FORMAT", name)) for name in ("e4m3", "e5m2"))
+E4M3_32, E5M2_32 = (tl.constexpr(ENCODE_32.replace("FORMAT", name)) for name in ("e4m3", "e5m2"))
+CONVERTS_FP8 = 89  # the first sm with the instruction
+
+
+@triton.jit
+def encode(x, quant_scale, E5M2: tl.constexpr, BY_INSTRUCTION: tl.constexpr):
+    """saturate(RNE(float32(x) * quant_scale)) as uint8: NVIDIA's instruction from sm_89 on, else integer code.
+
+    It is written as assembly since Triton's own casts differ by version and architecture (3.8 rounds twice on sm_89).
+    """
+    if BY_INSTRUCTION:
+        product = x.to(tl.float32) * quant_scale
+        negative = quant_scale.to(tl.int32, bitcast=True) >> 31
+        if x.dtype == tl.float32:
+            code = tl.inline_asm_elementwise(
+                E5M2_32 if E5M2 else E4M3_32, "=r" + ",r" * 12, [product, x, negative], tl.uint8, is_pure=True, pack=4
+            )
+        else:
+            code = tl.inline_asm_elementwise(
+                E5M2_16 if E5M2 else E4M3_16, "=r" + ",r" * 10, [product, x, negative], tl.uint8, is_pure=True, pack=4
+            )
+    else:
+        code = encode_in_integers(x, quant_scale, E5M2)
+    return code
 
 
 @triton.jit

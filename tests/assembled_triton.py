@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -214,6 +215,7 @@ def main(target: str) -> None:
             print(json.dumps(asdict(compile_launch(case, launch, target_of(target)))), flush=True)
 
 
+@cache
 def assemble(target: str) -> list[Compiled]:
     """In a process of its own."""
     run = subprocess.run([sys.executable, __file__, target], capture_output=True, text=True)

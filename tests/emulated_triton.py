@@ -30,7 +30,7 @@ def why_not() -> str | None:
 
 @dataclass
 class EmulatedLauncher:
-    """A Launcher of mpkernels.triton_launch. `results`: what the last launches did, for tests that count.
+    """A Launcher of mpkernels.triton_launch. `kernels`: what was launched; `results`: what the last launches did.
 
     policy: of the emulator; None: the launches take turns through all of them.
     is_unwritten: tells of a tensor whether its bytes count as never written, so that a kernel may not read them.
@@ -43,6 +43,7 @@ class EmulatedLauncher:
     turn: int = 0
     numerics: str = "exact"
     results: deque[Result] = field(default_factory=lambda: deque(maxlen=LAUNCHES_KEPT))
+    kernels: list[str] = field(default_factory=list)
 
     def why_not(self, device: torch.device) -> None:
         return None
@@ -56,6 +57,7 @@ class EmulatedLauncher:
         from ptx_emulator.triton_launch import launch_triton
 
         self.turn += 1
+        self.kernels.append(launch.kernel.__name__)
         args = [self.argument(a, launch) if isinstance(a, Tensor) else a for a in launch.args]
         self.results.append(
             launch_triton(
@@ -74,6 +76,6 @@ class EmulatedLauncher:
         return Buffer(tensor, None, not self.is_unwritten(tensor), tensor.data_ptr() % 256, launch.behind if table else ())
 
 
-def launcher(target: str, is_unwritten: Callable[[Tensor], bool], turn: int) -> EmulatedLauncher:
+def launcher(target: str, is_unwritten: Callable[[Tensor], bool], turn: int, policy: Policy | None = None) -> EmulatedLauncher:
     """For a key of TARGETS."""
-    return EmulatedLauncher(int(target.removeprefix("sm_")), TARGETS[target], None, is_unwritten, turn)
+    return EmulatedLauncher(int(target.removeprefix("sm_")), TARGETS[target], policy, is_unwritten, turn)

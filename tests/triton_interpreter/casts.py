@@ -55,6 +55,17 @@ def dot_scaled(_builder: Any, a: Any, scale_a: Any, format_a: Any, b: Any, scale
     return dot(_builder, a, b, total)
 
 
+def encode(_builder: Any, assembly: str, _constraints: str, arguments: list[Any], *_how: Any) -> Any:
+    """Stands in for the package's only inline assembly: saturating conversion to FP8, with the sign of both factors."""
+    product, x, negative = (handle.data for handle in arguments)
+    kind = ml_dtypes.float8_e5m2 if "e5m2x2" in assembly else ml_dtypes.float8_e4m3fn
+    largest = float(ml_dtypes.finfo(kind).max)
+    codes = np.where(np.isnan(product), 0x7F, np.clip(product, -largest, largest).astype(kind).view(np.uint8))
+    size = 8 * x.dtype.itemsize
+    signs = (x.view(f"u{x.dtype.itemsize}") >> (size - 1)).astype(np.uint8) ^ (negative != 0)
+    return interpreter.TensorHandle((codes | signs << 7).astype(np.uint8), tl.uint8)
+
+
 stock_cast = interpreter.InterpreterBuilder.cast_impl
 
 
@@ -62,6 +73,6 @@ def install() -> None:
     builder = interpreter.InterpreterBuilder
     builder.cast_impl = lambda self, handle, target: convert(handle, target)
     builder.create_fp_to_fp = lambda self, handle, target, rounding: convert(handle, target)
-    builder.create_dot, builder.create_dot_scaled = dot, dot_scaled
+    builder.create_dot, builder.create_dot_scaled, builder.create_inline_asm = dot, dot_scaled, encode
     for name in ("create_si_to_fp", "create_ui_to_fp", "create_fp_to_si", "create_fp_to_ui", "create_fp_ext", "create_fp_trunc"):
         setattr(builder, name, builder.cast_impl)

@@ -110,7 +110,7 @@ def accumulate_product(
     """Total + a . b^T for one K block.
 
     Promotion is written out: tl.dot's own, max_num_imprecise_acc, reads wgmma's results before any wait, which ptxas then has to
-    insert (docs/notes).
+    insert (docs/notes/2026-11-25-what-triton-leaves-to-chance.md).
     """
     if DOT == "scaled":
         ones_a = tl.full((a.shape[0], a.shape[1] // 32), EXPONENT, tl.uint8)
