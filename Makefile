@@ -67,8 +67,9 @@ ptx: build  ## print the PTX of an op's CUDA kernels: make ptx OP=quantize ARCH=
 sass: build  ## print their SASS, registers and spills: make sass OP=quantize ARCH=sm_90a
 	@$(PYTHON) tests/assembled.py sass $(OP) $(ARCH)
 
-gpu-evidence: build  ## rewrite docs/gpu-evidence.md: registers, traffic and conflicts of the CUDA kernels, from ptxas and the emulator
+gpu-evidence: build  ## rewrite docs/gpu-evidence.md: registers, traffic and conflicts of the GPU kernels, from ptxas and the emulator
 	@$(PYTHON) tests/gpu_evidence.py
+	@$(PYTHON) tests/triton_evidence.py
 
 test-gpu: build  ## the CUDA and Triton backends on this machine's GPU, with no synchronisation allowed inside an op
 	$(PYTHON) -m pytest -q tests/ops tests/test_gpu.py -k "(cuda or triton or gpu) and not emulated" $(ARGS)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import assembled
 import emulated
-from ptx_emulator import Policy
+from ptx_emulator import Policy, Result
 from ptx_emulator.compile import nvcc_version
 
 PAGE = emulated.ROOT / "docs/gpu-evidence.md"
@@ -30,6 +31,13 @@ REGISTERS, REGISTER_UNIT = 65536, 256
 THREADS = {"sm_80": 2048, "sm_89": 1536, "sm_90a": 2048, "sm_100a": 2048, "sm_120a": 1536}
 SHARED = {"sm_80": 164, "sm_89": 100, "sm_90a": 228, "sm_100a": 228, "sm_120a": 100}  # KB
 SHARED_PER_BLOCK = 1 << 10  # what the system takes
+OF_TRITON = "# Evidence for the Triton kernels"  # begins the page's other half, made by triton_evidence.py
+
+
+def half(of_triton: bool) -> str:
+    """What the page has of one half."""
+    cuda, heading, triton = PAGE.read_text().partition(OF_TRITON) if PAGE.exists() else ("", "", "")
+    return heading + triton if of_triton else cuda
 
 
 @dataclass(frozen=True)
@@ -59,9 +67,13 @@ class Counts:
 def count(case: Case, target: str) -> Counts:
     device = emulated.EmulatedDevice(target, Policy())
     getattr(device, case.op)(*case.args)
+    return summed(case, [each.kernel for each in device.launches if each.kernel], device.results)
+
+
+def summed(case: Case, kernels: Sequence[str], results: Iterable[Result]) -> Counts:
     totals = {(what, wide): [0, 0] for what in ("load", "store") for wide in (False, True)}
     moved = conflicts = instructions = 0
-    for result in device.results:
+    for result in results:
         counters = result.counters
         moved += 32 * (counters["global_load_sectors"] + counters["global_store_sectors"])
         conflicts += counters["shared_load_conflicts"] + counters["shared_store_conflicts"]
@@ -74,7 +86,7 @@ def count(case: Case, target: str) -> Counts:
                 total[1] += at.get(f"global_{what}_requests", 0)
     per_request = {what: totals[what, True][0] / max(totals[what, True][1], 1) for what in ("load", "store")}
     return Counts(
-        ", ".join(f"`{each.kernel}`" for each in device.launches if each.kernel),
+        ", ".join(f"`{kernel}`" for kernel in kernels),
         moved / case.compulsory,
         per_request["load"],
         per_request["store"],
@@ -138,10 +150,14 @@ def product_table() -> list[str]:
 
 
 def counted_table() -> list[str]:
+    return rows_of((case, [count(case, target) for target in TARGETS]) for case in cases())
+
+
+def rows_of(counted: Iterable[tuple[Case, Sequence[Counts]]]) -> list[str]:
+    """counted: each case with its counts on every target."""
     head = ["op", "case", "kernels", "bytes ratio", "sectors/request, loads", "stores", "conflicts", "instructions/element"]
     rows = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    for case in cases():
-        counts = [count(case, target) for target in TARGETS]
+    for case, counts in counted:
         cells = [f"`{case.op}`", case.name, counts[0].kernels, spread([c.bytes_ratio for c in counts], 2)]
         cells += [spread([c.load_sectors for c in counts], 1)]
         cells += [spread([c.store_sectors for c in counts], 1) if counts[0].store_sectors else "none"]
@@ -186,5 +202,5 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    PAGE.write_text(page() + half(of_triton=True))
     sys.exit(0)
