@@ -58,16 +58,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A test marked `spread`: its cases take turns on the emulated GPUs, instead of each running on all of them."""
+    """A test marked `spread`: its cases take turns on the emulated GPUs, instead of each running on all of them.
+
+    So do all cases of the Triton backend, whose one source is compiled for all; tests begin with different targets.
+    """
     seen: Counter[tuple[str, str]] = Counter()
     kept, left_out = [], []
     for item in items:
         backend = getattr(item, "callspec", None) and item.callspec.params.get("backend", "")
-        if backend and "emulated-" in backend and item.get_closest_marker("spread"):
-            targets = list(emulated_triton.TARGETS if backend.startswith("triton") else emulated.TARGETS)
+        of_triton = bool(backend) and backend.startswith("triton")
+        if backend and "emulated-" in backend and (of_triton or item.get_closest_marker("spread")):
+            targets = list(emulated_triton.TARGETS if of_triton else emulated.TARGETS)
             turn = targets.index(backend.partition("emulated-")[2])
-            case = seen[item.nodeid.partition("[")[0], backend]
-            seen[item.nodeid.partition("[")[0], backend] += 1
+            test = item.nodeid.partition("[")[0]
+            case = seen[test, backend] + (zlib.crc32(test.encode()) if of_triton else 0)
+            seen[test, backend] += 1
             (kept if case % len(targets) == turn else left_out).append(item)
         else:
             kept.append(item)

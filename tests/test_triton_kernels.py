@@ -29,9 +29,10 @@ MATRIX_INSTRUCTION = {
     "gfx950": r"v_mfma_(scale_)?f32_\d+x\d+x\d+_f8f6f4$",
 }
 ANY_MATRIX_INSTRUCTION = r"[HIQD]MMA|[HQ]GMMA|UTC.*MMA|v_mfma"
+# 512 adjacent bytes for a warp: 16 bytes for each of 32 lanes, 8 or more for each of AMD's 64.
 WIDE = {
-    "load": r"LDG\.E\.128|global_load_dwordx4|buffer_load_dwordx4",
-    "store": r"STG\.E\.128|global_store_dwordx4|buffer_store_dwordx4",
+    "load": r"LDG\.E\.128|(global|buffer)_load_dwordx[24]",
+    "store": r"STG\.E\.128|(global|buffer)_store_dwordx[24]",
 }
 STREAMING = ("amax", "quantize", "quantize_current", "unscale_and_check_", "grad_norm_and_check", "adamw_update_", "sgd_update_")
 OF_SCALARS = ("norm_kernel", "factors_kernel", "count_kernel")

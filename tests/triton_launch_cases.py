@@ -17,7 +17,9 @@ from mpkernels.ops.amax import triton as amax
 from mpkernels.ops.scaled_mm import triton as scaled_mm
 from mpkernels.ops.unscale_and_check import triton as unscale_and_check
 
-ARCH = int(os.environ["TRITON_ARCH"])
+ARCH = int(os.environ.get("TRITON_ARCH", "0"))
+if not ARCH:
+    pytest.skip("run by test_triton_launch.py", allow_module_level=True)
 NOTED = stub_driver.install(ARCH)
 ONE = torch.ones(())
 HYPER = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1}

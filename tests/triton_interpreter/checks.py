@@ -92,18 +92,18 @@ def install() -> None:
     builder = interpreter.InterpreterBuilder
     load, store, atomic = builder.create_masked_load, builder.create_masked_store, builder.create_atomic_rmw
 
-    def checked_load(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
+    def checked_load(self: Any, pointers: Any, mask: Any, *rest: Any, **named: Any) -> Any:
         size = interpreter._get_np_dtype(pointers.get_element_ty()).itemsize
         watched[-1].access("load", pointers.data, mask.data, size)
-        return load(self, pointers, mask, *rest)
+        return load(self, pointers, mask, *rest, **named)
 
-    def checked_store(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
+    def checked_store(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any, **named: Any) -> Any:
         size = value.data.dtype.itemsize
         addresses = watched[-1].access("store", pointers.data, mask.data, size)
         data = np.broadcast_to(value.data, np.broadcast_shapes(value.data.shape, pointers.data.shape))
         data = np.ascontiguousarray(data[np.broadcast_to(mask.data, data.shape).astype(bool)])
         watched[-1].write(addresses, data.view(f"u{size}").astype(np.uint64).ravel())
-        return store(self, pointers, value, mask, *rest)
+        return store(self, pointers, value, mask, *rest, **named)
 
     def checked_atomic(self: Any, operation: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
         watched[-1].access("atomic", pointers.data, mask.data, value.data.dtype.itemsize)
