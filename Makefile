@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 PYTHON = $(BIN)/python
 CPP = $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh')
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-emulator tiny lint fmt build doctor ptx sass bench-cpu tables second-torch wheel clean
+.PHONY: help demo test test-emulator tiny lint fmt build doctor ptx sass gpu-evidence test-gpu bench-cpu tables second-torch wheel clean
 OP ?= quantize
 ARCH ?= sm_90a
 
@@ -66,6 +66,13 @@ ptx: build  ## print the PTX of an op's CUDA kernels: make ptx OP=quantize ARCH=
 
 sass: build  ## print their SASS, registers and spills: make sass OP=quantize ARCH=sm_90a
 	@$(PYTHON) tests/assembled.py sass $(OP) $(ARCH)
+
+gpu-evidence: build  ## rewrite docs/gpu-evidence.md: registers, traffic and conflicts of the GPU kernels, from ptxas and the emulator
+	@$(PYTHON) tests/gpu_evidence.py
+	@$(PYTHON) tests/triton_evidence.py
+
+test-gpu: build  ## the CUDA and Triton backends on this machine's GPU, with no synchronisation allowed inside an op
+	$(PYTHON) -m pytest -q tests/ops tests/test_gpu.py -k "(cuda or triton or gpu) and not emulated" $(ARGS)
 
 bench-cpu: build  ## measure every CPU bar, side by side with its peer, and store the results
 	@missed=0; \

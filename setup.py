@@ -155,8 +155,7 @@ class BuildExt(build_ext):
         depfile, stamp = o.with_suffix(".d"), o.with_suffix(".cmd")
         command = [*compilers[Path(source).suffix], "-MMD", "-MF", str(depfile), "-c", source, "-o", str(o)]
         if source.endswith(".cu"):
-            targets = targets_of(source, self.cuda_targets)
-            command += gencode(targets, ptx=targets == self.cuda_targets)
+            command += gencode(targets_of(source, self.cuda_targets), ptx=Path(source).stem == "cuda")
         if o.exists() and depfile.exists() and self.same_command(stamp, command):
             dependencies = re.sub(r"\\\n", " ", depfile.read_text()).split(":", 1)[1].split()
             if all(os.path.exists(d) and os.path.getmtime(d) <= os.path.getmtime(o) for d in dependencies):
@@ -187,7 +186,8 @@ def extensions() -> list[Extension]:
         raise SystemExit(f"MPKERNELS_CUDA must be auto, 0 or 1, got {wanted!r}")
     if wanted != "0":
         if find_nvcc():
-            cuda = sources("csrc/host/cuda_module.cpp", "csrc/host/launch.cpp", "csrc/ops/*/cuda_torch.cpp", "csrc/ops/*/*.cu")
+            host = [f"csrc/host/{name}.cpp" for name in ("cuda_module", "launch", "tensor_map")]
+            cuda = sources(*host, "csrc/ops/*/cuda_torch.cpp", "csrc/ops/*/sm*_plan.cpp", "csrc/ops/*/*.cu")
             found.append(Extension("mpkernels._cuda", cuda, py_limited_api=True, language="c++"))
         elif wanted == "1":
             raise SystemExit("MPKERNELS_CUDA=1, but no nvcc was found: set NVCC or CUDA_HOME, or pip install 'mpkernels[nvcc]'")

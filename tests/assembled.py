@@ -32,7 +32,9 @@ class Assembled:
     stack: int
     spilled: int
     static_shared: int
+    largest_block: int
     sass: str
+    warnings: tuple[str, ...] = ()  # of ptxas, about the whole file
 
     @property
     def listing(self) -> list[tuple[int, str]]:
@@ -60,6 +62,20 @@ class Assembled:
         return sum(n for code, n in Counter(self.instructions).items() if re.match(pattern, code))
 
 
+MATRIX = re.compile(r"QGMMA|HGMMA|QMMA|HMMA|UTC\w*MMA")  # instructions of tensor cores
+
+
+def main_loop(kernel: Assembled) -> Counter[str]:
+    """The innermost loop with matrix instructions: opcodes without modifiers, and "total"."""
+    body = kernel.loop(MATRIX.pattern)
+    return Counter(code.split(".")[0] for code in body) + Counter(total=len(body))
+
+
+def highest_register(sass: str) -> int:
+    """How many registers the code names: with setmaxnreg, what ptxas reports is only what the kernel starts with."""
+    return 1 + max(map(int, re.findall(r"\bR(\d+)\b", sass)))
+
+
 def cuobjdump() -> str | None:
     """The disassembler: on the path, or the copy that comes with Triton."""
     spec = importlib.util.find_spec("triton")
@@ -77,7 +93,8 @@ def why_not() -> str | None:
 @cache
 def assemble(file: str, target: str) -> dict[str, Assembled]:
     """The kernels of a .cu file of the package, by name."""
-    return _assemble(ROOT / file, target, "-std=c++20", *FLAGS, f"-I{ROOT / 'csrc'}")
+    ptx = cuda_ptx(ROOT / file, target, FLAGS, folders=[ROOT / "csrc"])
+    return _assemble(ROOT / file, target, ptx, "-std=c++20", *FLAGS, f"-I{ROOT / 'csrc'}")
 
 
 def assemble_ptx(ptx: str, target: str) -> dict[str, Assembled]:
@@ -85,10 +102,11 @@ def assemble_ptx(ptx: str, target: str) -> dict[str, Assembled]:
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
         file.write(ptx)
         file.flush()
-        return _assemble(Path(file.name), target)
+        return _assemble(Path(file.name), target, ptx)
 
 
-def _assemble(file: Path, target: str, *flags: str) -> dict[str, Assembled]:
+def _assemble(file: Path, target: str, ptx: str, *flags: str) -> dict[str, Assembled]:
+    blocks = {name: int(threads) for name, threads in re.findall(r"\.entry (\w+)\([^)]*\)\s*\.(?:max|req)ntid (\d+)", ptx)}
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernels.cubin"
         command = [nvcc() or "nvcc", "-cubin", "-O3", f"-arch={target}", "-Xptxas", "-v", *flags, str(file), "-o", str(cubin)]
@@ -97,12 +115,13 @@ def _assemble(file: Path, target: str, *flags: str) -> dict[str, Assembled]:
             raise RuntimeError(f"nvcc failed on {file.name} for {target}:\n{done.stderr}")
         listing = subprocess.run([cuobjdump() or "cuobjdump", "-sass", str(cubin)], capture_output=True, text=True, check=True)
     sass = {part.split()[0]: part for part in listing.stdout.split("Function : ")[1:]}
-    return dict(_resources(done.stderr, sass))
+    return dict(_resources(done.stderr, sass, blocks))
 
 
-def _resources(report: str, sass: dict[str, str]) -> list[tuple[str, Assembled]]:
+def _resources(report: str, sass: dict[str, str], blocks: dict[str, int]) -> list[tuple[str, Assembled]]:
     """From what `ptxas -v` says of each entry function."""
     found = []
+    warnings = tuple(line for line in report.splitlines() if "warning" in line or "(C75" in line)
     for part in report.split("Compiling entry function '")[1:]:
         name = part.split("'")[0]
         stack, stores, loads = map(
@@ -110,7 +129,8 @@ def _resources(report: str, sass: dict[str, str]) -> list[tuple[str, Assembled]]
         )  # type: ignore[union-attr]
         registers = int(re.search(r"Used (\d+) registers", part)[1])  # type: ignore[index]
         shared = re.search(r"(\d+) bytes smem", part)
-        found.append((name, Assembled(registers, stack, stores + loads, int(shared[1]) if shared else 0, sass[name])))
+        static_shared = int(shared[1]) if shared else 0
+        found.append((name, Assembled(registers, stack, stores + loads, static_shared, blocks[name], sass[name], warnings)))
     return found
 
 

@@ -9,17 +9,21 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from types import SimpleNamespace
+from typing import Any, TypeVar
 
 import emulated
+import emulated_triton
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from triton_interpreter.launcher import InterpretedLauncher
+from triton_interpreter.launcher import wanted as interpreting
 
 import mpkernels  # noqa: F401  # registers the ops
 from mpkernels import native
-from mpkernels.dispatch import BACKENDS, OPS
+from mpkernels.dispatch import BACKENDS, OPS, Op
 
 ROOT = Path(__file__).parents[1]
 T = TypeVar("T")
@@ -33,13 +37,16 @@ settings.load_profile("default")
 def backends_of(op: str) -> list[str]:
     """The backends that exist for an op (by file), the CPU one once for each instruction set.
 
-    The CUDA one is run once on a GPU, if there is one, and emulated for each target otherwise.
+    The GPU ones are run once on a GPU, if there is one, and emulated for each target.
     """
     files = {path.stem for path in (ROOT / "mpkernels/ops" / op).glob("*.py")}
     variants = {
         "cpu": [f"cpu-{level}" for level in native.CPU_CAPABILITIES],
         "cuda": ["cuda", *(f"cuda-emulated-{target}" for target in emulated.TARGETS)],
+        "triton": ["triton", *(f"triton-emulated-{target}" for target in emulated_triton.TARGETS)],
     }
+    if interpreting():  # in a process of its own: triton_interpreter/test_interpreter.py
+        return ["triton-interpreted"] if "triton" in files else []
     return [name for backend in BACKENDS if backend in files for name in variants.get(backend, [backend])]
 
 
@@ -57,10 +64,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         backend = getattr(item, "callspec", None) and item.callspec.params.get("backend", "")
         if backend and "emulated-" in backend and item.get_closest_marker("spread"):
-            turn = list(emulated.TARGETS).index(backend.partition("emulated-")[2])
+            targets = list(emulated_triton.TARGETS if backend.startswith("triton") else emulated.TARGETS)
+            turn = targets.index(backend.partition("emulated-")[2])
             case = seen[item.nodeid.partition("[")[0], backend]
             seen[item.nodeid.partition("[")[0], backend] += 1
-            (kept if case % len(emulated.TARGETS) == turn else left_out).append(item)
+            (kept if case % len(targets) == turn else left_out).append(item)
         else:
             kept.append(item)
     if left_out:
@@ -68,25 +76,52 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = kept
 
 
+def without_synchronisation(select: Callable[..., Any]) -> Callable[..., Any]:
+    """Backends whose `run` raises where it would wait for the GPU."""
+
+    def guarded(*args: Any) -> SimpleNamespace:
+        module = select(*args)
+
+        def run(*arguments: Any) -> None:
+            before = torch.cuda.get_sync_debug_mode()
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                module.run(*arguments)
+            finally:
+                torch.cuda.set_sync_debug_mode(before)
+
+        return SimpleNamespace(run=run)
+
+    return guarded
+
+
 @pytest.fixture
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, fenced_outputs: Fences) -> Iterator[str]:
     """A backend's name to pass as `backend=`.
 
-    For the CPU one the instruction set is limited for the time of the test; for an emulated CUDA one the tensors stay on the CPU.
+    For the CPU one the instruction set is limited for the time of the test; for an emulated one the tensors stay on the CPU.
     """
     name, _, level = request.param.partition("-")
-    if level.startswith("emulated-"):
+    turn = zlib.crc32(request.node.name.encode())
+    if level == "interpreted":
+        monkeypatch.setattr("mpkernels.triton_launch._launcher", InterpretedLauncher(turn))
+    elif name == "triton" and level:
+        if (why := emulated_triton.why_not()) is not None:
+            pytest.skip(f"emulated: {why}")
+        launcher = emulated_triton.launcher(level.removeprefix("emulated-"), fenced_outputs.is_unwritten, turn)
+        monkeypatch.setattr("mpkernels.triton_launch._launcher", launcher)
+    elif level.startswith("emulated-"):
         if (why := emulated.why_not()) is not None:
             pytest.skip(f"emulated: {why}")
-        device = emulated.EmulatedDevice(
-            level.removeprefix("emulated-"), is_unwritten=fenced_outputs.is_unwritten, turn=zlib.crc32(request.node.name.encode())
-        )
+        device = emulated.EmulatedDevice(level.removeprefix("emulated-"), is_unwritten=fenced_outputs.is_unwritten, turn=turn)
         monkeypatch.setattr(native, "cuda", device)
         monkeypatch.setattr(native, "cuda_why_not", lambda name, tensor: None)
         monkeypatch.setattr(native, "cuda_architecture", lambda tensor: device.facts.architecture)
         skip_where_refused(request)
-    elif name in ("cuda", "triton") and not torch.cuda.is_available():
-        pytest.skip(f"{name}: no CUDA device")
+    elif name in ("cuda", "triton"):
+        if not torch.cuda.is_available():
+            pytest.skip(f"{name}: no CUDA device")
+        monkeypatch.setattr(Op, "select", without_synchronisation(Op.select))
     if name != "cpu":
         yield name
         return
@@ -115,7 +150,10 @@ def device(request: pytest.FixtureRequest) -> str:
 
 
 def is_emulated(request: pytest.FixtureRequest) -> bool:
-    return "emulated" in getattr(request.node, "callspec", request.node).params.get("backend", "")
+    """Whether the test runs a thousand times slower than on a device."""
+    return any(
+        how in getattr(request.node, "callspec", request.node).params.get("backend", "") for how in ("emulated", "interpreted")
+    )
 
 
 EMULATED_EXAMPLES = 4  # of a hypothesis test, for each target
@@ -169,11 +207,11 @@ class Fences:
         return torch.frombuffer(buffer, dtype=output.dtype, count=output.numel(), offset=GUARD_BYTES).view(output.shape)
 
     def is_unwritten(self, tensor: torch.Tensor) -> bool:
-        """Whether the tensor is an output that has just been handed out; answers so once."""
+        """Whether the tensor is an output that has just been handed out; answers so once. One that torch filled is not."""
         address = tensor.data_ptr()
         known = address in self.unwritten
         self.unwritten.discard(address)
-        return known
+        return known and bool((tensor.reshape(-1).view(torch.uint8) == POISON).all())
 
     def assert_whole(self) -> None:
         for buffer in self.buffers:

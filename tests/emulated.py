@@ -10,21 +10,28 @@ from __future__ import annotations
 import bisect
 import ctypes
 import re
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from ptx_emulator import EVERY_POLICY, Buffer, Module, Policy, Result, launch, load
 from ptx_emulator.compile import cuda_ptx, nvcc
+from ptx_emulator.tensor_map import BYTES as TENSOR_MAP_BYTES
+from ptx_emulator.tensor_map import SWIZZLES, TYPES, Fields
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from mpkernels import native
 
 ROOT = Path(__file__).parents[1]
+# Warps that run at random cost 16 us an instruction each; in step, all blocks together hardly more than one.
+MOST_BLOCKS_AT_RANDOM = 2
+IN_STEP = tuple(policy for policy in EVERY_POLICY if policy.schedule == "lockstep")
 # What setup.py passes for .cu files beside -O3 and -std (tests/test_build.py compares).
 FLAGS = ("-DUSE_CUDA",)
 
@@ -56,15 +63,21 @@ def why_not() -> str | None:
     return native.cuda_missing if nvcc() is not None else "nvcc is not on the path"
 
 
-# From one entry function's directive to the brace that closes its body, which alone is at the start of a line.
-ENTRY = re.compile(r"^(\.visible )?\.entry (?P<name>\w+)\(.*?^}$", re.MULTILINE | re.DOTALL)
+# From one entry function's directive to the brace that closes its body, which alone is at the start of a line and not of
+# inline assembly.
+ENTRY = re.compile(r"^(\.visible )?\.entry (?P<name>\w+)\(.*?^}$(?!\n\t// end inline asm)", re.MULTILINE | re.DOTALL)
+
+
+def kernel_ptx(file: str, target: str, kernel: str) -> str:
+    """The PTX of a .cu file of the package, compiled for a target, with one of its kernels: parsing dozens takes seconds."""
+    ptx = cuda_ptx(ROOT / file, target, FLAGS, folders=[ROOT / "csrc"])
+    return re.sub(ENTRY, lambda found: found[0] if found["name"] == kernel else "", ptx)
 
 
 @cache
 def module(file: str, target: str, kernel: str) -> Module:
-    """A .cu file of the package, compiled for a target and loaded, with one of its kernels: parsing dozens takes seconds."""
-    ptx = cuda_ptx(ROOT / file, target, FLAGS, folders=[ROOT / "csrc"])
-    return load(re.sub(ENTRY, lambda found: found[0] if found["name"] == kernel else "", ptx))
+    """`kernel_ptx`, loaded."""
+    return load(kernel_ptx(file, target, kernel))
 
 
 @dataclass(frozen=True)
@@ -94,8 +107,10 @@ class Launch:
 class Params:
     """The bytes of a kernel's parameters, in which 8-byte words that point into a tensor of the call are translated."""
 
-    def __init__(self, content: bytes, buffers: Sequence[Buffer]) -> None:
-        self.content, self.buffers = content, buffers
+    def __init__(self, content: bytes, buffers: Sequence[Buffer], parts: Sequence[tuple[int, Buffer]] = ()) -> None:
+        """`parts`: (address of a tensor too large to emulate, the part of it that is there)."""
+        self.content, self.parts = content, dict(parts)
+        self.buffers = [*buffers, *self.parts.values()]
 
     def arrays(self) -> Iterator[Buffer]:
         return iter(self.buffers)
@@ -107,13 +122,42 @@ class Params:
         end = max((begin + size for begin, size, _ in extents), default=0)
         for at in range(0, len(content) - 7, 8):
             word = int.from_bytes(content[at : at + 8], "little")
+            if word in self.parts:
+                part = self.parts[word]
+                content[at : at + 8] = (address_of(part) + word - part.array.data_ptr()).to_bytes(8, "little")
+                continue
             if not (starts and starts[0] <= word < end):
                 continue
             for begin, size, i in reversed(extents[: bisect.bisect_right(starts, word)]):  # the first, unless tensors overlap
                 if word < begin + size:
                     content[at : at + 8] = (address_of(self.buffers[i]) + word - begin).to_bytes(8, "little")
                     break
-        return bytes(content)
+        return encode_maps(bytes(content))
+
+
+MAP_MARK = b"mpk tensor map"
+MAP_LAYOUT = "<16xQQQQIII"  # MatrixMap of csrc/host/tensor_map.h
+MAP_TYPES = ("u8", "f16", "bf16", "f32")
+
+
+def encode_maps(content: bytes) -> bytes:
+    """Descriptions of matrices, which the recording has in place of tensor maps, as the emulator's tensor maps."""
+    at = content.find(MAP_MARK)
+    if at < 0:
+        return content
+    address, rows, columns, pitch, box_rows, box_columns, element = struct.unpack_from(MAP_LAYOUT, content, at)
+    fields = Fields(
+        address,
+        [pitch, 0, 0, 0],
+        [columns, rows, 1, 1, 1],
+        [box_columns, box_rows, 1, 1, 1],
+        [1] * 5,
+        TYPES.index(MAP_TYPES[element]),
+        rank=2,
+        swizzle=SWIZZLES.index("128B"),
+    )
+    assert not fields.problems(), f"the driver would refuse this tensor map: {'; '.join(fields.problems())}"
+    return content[:at] + fields.pack() + encode_maps(content[at + TENSOR_MAP_BYTES :])
 
 
 def extent(tensor: Tensor) -> tuple[int, int]:
@@ -131,6 +175,7 @@ class EmulatedDevice:
     Args:
         target: as nvcc spells it; a key of TARGETS.
         policy: of the emulator; None: the launches take turns through all of them.
+        numerics: how matrix instructions accumulate, of the emulator.
         is_unwritten: tells of a tensor whether its bytes count as never written, so that a kernel may not read them.
         numerics: how the emulator's matrix instructions round.
         sm_count: instead of the target's.
@@ -140,6 +185,7 @@ class EmulatedDevice:
 
     target: str
     policy: Policy | None = None
+    numerics: str = "exact"
     is_unwritten: Callable[[Tensor], bool] = lambda tensor: False
     turn: int = 0
     numerics: str = "exact"
@@ -183,12 +229,13 @@ class EmulatedDevice:
             for i, t in enumerate(tensors)
         ]
         self.turn += 1
+        policies = EVERY_POLICY if prod(each.grid) <= MOST_BLOCKS_AT_RANDOM else IN_STEP
         return launch(
             module(each.file, self.target, each.kernel)[each.kernel],
             each.grid,
             each.block,
             [Params(each.params, buffers)],
-            policy=self.policy or EVERY_POLICY[self.turn % len(EVERY_POLICY)],
+            policy=self.policy or policies[self.turn % len(policies)],
             shared_bytes=each.shared_bytes,
             cluster=each.cluster,
             numerics=self.numerics,

@@ -14,6 +14,7 @@ from mpkernels.testing import all_codes, assert_matches, special_values, strided
 dtypes = pytest.mark.parametrize("dtype", HIGH_PRECISION_DTYPES, ids=str)
 
 
+@pytest.mark.spread
 @dtypes
 @pytest.mark.parametrize("size", [0, 1, 31, 1000, 70_001])
 def test_equals_the_definition(backend, device, dtype, size):
@@ -29,6 +30,7 @@ def test_every_single_value(backend, device, dtype):
         assert_matches(mp.amax(code, backend=backend), code.float().abs())
 
 
+@pytest.mark.spread
 @dtypes
 @pytest.mark.parametrize("bad", [float("inf"), -float("inf"), float("nan")])
 @pytest.mark.parametrize("position", [0, 17, 99_999])

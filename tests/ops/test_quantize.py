@@ -62,6 +62,7 @@ def assert_quantizes(x: torch.Tensor, quant_scale: float, fp8: torch.dtype, back
             assert got.q_t is None
 
 
+@pytest.mark.spread
 @fp8_dtypes
 @pytest.mark.parametrize("quant_scale", QUANT_SCALES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -69,6 +70,7 @@ def test_every_16_bit_value(backend, device, dtype, fp8, quant_scale):
     assert_quantizes(all_codes(dtype), quant_scale, fp8, backend, device)
 
 
+@pytest.mark.spread
 @fp8_dtypes
 @pytest.mark.parametrize("quant_scale", [1.0, 0.1, -1.5])
 def test_fp32_around_every_upper_half(backend, device, fp8, quant_scale):
@@ -94,6 +96,7 @@ def test_every_fp32_value(fp8, sixteenth):
         np.testing.assert_array_equal(amax.numpy(), np.abs(x[[0, -1]]).max())  # the largest pattern of a chunk is its last
 
 
+@pytest.mark.spread
 @dtypes
 @fp8_dtypes
 def test_special_values(backend, device, dtype, fp8):
@@ -108,6 +111,7 @@ def test_saturates_and_never_gives_inf(backend, device, fp8):
     assert_matches(q.float().cpu(), torch.tensor([largest] * 4 + [-largest] * 2))
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize(
     ("x", "quant_scale", "code"),
     [
@@ -130,6 +134,7 @@ def test_nan_and_zero_codes(backend, device, fp8, x, quant_scale, code):
         assert set(q.view(torch.uint8).tolist()) == {code}
 
 
+@pytest.mark.spread
 @dtypes
 @pytest.mark.parametrize("bad", [float("inf"), -float("inf"), float("nan")])
 @pytest.mark.parametrize("transpose", [False, True])
@@ -144,6 +149,7 @@ def test_amax_is_unscaled_and_propagates(backend, device, dtype, bad, transpose)
         assert_matches(amax, torch.tensor(abs(bad)))
 
 
+@pytest.mark.spread
 @dtypes
 @pytest.mark.parametrize("shape", RAGGED, ids=str)
 def test_ragged_shapes(backend, device, dtype, shape):
@@ -152,7 +158,7 @@ def test_ragged_shapes(backend, device, dtype, shape):
 
 @fp8_dtypes
 @pytest.mark.parametrize("shape", [(300, 700), (2, 100_000), (100_000, 2)], ids=str)
-def test_enough_for_several_threads(backend, device, fp8, shape):
+def test_enough_for_several_threads(backend, device, fp8, shape, not_emulated):
     assert_quantizes(torch.randn(shape).bfloat16(), 30.0, fp8, backend, device)
 
 
@@ -161,11 +167,12 @@ def test_enough_for_several_threads(backend, device, fp8, shape):
     [lambda x: x, lambda x: x.t(), lambda x: x[:, 64:], lambda x: x[1:]],
     ids=["contiguous", "transposed", "pitched", "ragged"],
 )
-def test_too_large_for_the_cache(backend, device, view):
+def test_too_large_for_the_cache(backend, device, view, not_emulated):
     """8 MB of codes and more are stored past the caches, where whole cache lines are written."""
     assert_quantizes(view(torch.randn(2176, 4096).bfloat16()), 30.0, torch.float8_e4m3fn, backend, device)
 
 
+@pytest.mark.spread
 @dtypes
 @pytest.mark.parametrize("shape", [(13, 37), (129, 300)], ids=str)
 def test_strides(backend, device, dtype, shape):

@@ -34,6 +34,7 @@ def assert_is_the_composition(
             assert torch.equal(bits_of(got.q_t), bits_of(expected.q_t))
 
 
+@pytest.mark.spread
 @dtypes
 @fp8_dtypes
 @pytest.mark.parametrize("shape", [(1, 1), (63, 65), (1000, 3), (0, 5), (5, 0), (300, 700)], ids=str)
@@ -42,6 +43,7 @@ def test_is_the_composition(backend, device, dtype, fp8, shape):
     assert_is_the_composition(x, fp8, backend)
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize("margin", [-1, 0, 2])
 @pytest.mark.parametrize("power_of_two", [False, True])
 def test_margin_and_power_of_two(backend, device, margin, power_of_two):

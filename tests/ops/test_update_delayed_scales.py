@@ -66,6 +66,30 @@ def test_history_of_one(backend, device):
     assert (histories[0].tolist(), quant[0].item()) == ([0.0], 64.0)
 
 
+@pytest.mark.parametrize("length", [31, 32, 255, 256, 257, 1024, 1500])
+@pytest.mark.parametrize("oldest_is_largest", [False, True])
+def test_long_histories(backend, device, length, oldest_is_largest):
+    values = torch.rand(length, generator=torch.Generator().manual_seed(length)) + 0.5
+    if oldest_is_largest:
+        values[-1] = 3.5
+    histories, quant, dequant = state([values.tolist()], device)
+    mp.update_delayed_scales_(histories, quant, dequant, ended(device), [E4M3.max], backend=backend)
+    assert_matches(histories[0], torch.cat((torch.zeros(1), values[:-1])))
+    assert_matches(quant[0], (448 / values.max().double()).float())
+
+
+@pytest.mark.parametrize("flag", [0.0, 1.0])
+def test_more_histories_than_one_launch_takes(backend, device, flag):
+    rows = [[float(i + 1), 1.0] for i in range(205)]
+    histories, quant, dequant = state(rows, device)
+    step_ended = ended(device, flag)
+    mp.update_delayed_scales_(histories, quant, dequant, step_ended, [E4M3.max] * len(rows), backend=backend)
+    assert step_ended == 0
+    for i, (history, quant_scale) in enumerate(zip(histories, quant, strict=True)):
+        assert history.tolist() == ([0.0, i + 1.0] if flag else [i + 1.0, 1.0])
+        assert_matches(quant_scale, torch.tensor(448 / (i + 1) if flag else 3.0).float())
+
+
 def test_no_histories(backend, device):
     flag = ended(device)
     mp.update_delayed_scales_([], [], [], flag, [], backend=backend)

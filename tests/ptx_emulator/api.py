@@ -200,6 +200,7 @@ def launch(
     check_launch(kernel, sizes, threads, cluster_shape, args)
     values = [(v, f"argument {i} ({p.name})") for i, (v, p) in enumerate(zip(args, kernel.parameters, strict=True))]
     buffers = [(v, n) for v, n in values if is_array(v)]
+    buffers += [(a, f"{n}, pointer {i}") for v, n in values if isinstance(v, Buffer) for i, a in enumerate(v.behind)]
     buffers += [(a, f"{n}, array {i}") for v, n in values if hasattr(v, "arrays") for i, a in enumerate(v.arrays())]
     arrays = DeviceArrays(buffers, kernel.module.variables)
     content = bytearray(program.parameter_bytes)

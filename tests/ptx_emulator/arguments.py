@@ -34,12 +34,15 @@ class Buffer:
     """An array with a name for messages, and whether its bytes count as written before the launch.
 
     phase: its address modulo 256 on the device; None for that of its place in the memory that owns it.
+    behind: the array is a table of pointers, and these are the arrays it points into. Its 8-byte words that are host
+        addresses in them become device addresses for the launch; the host's table is left alone.
     """
 
     array: Any
     name: str | None = None
     initialised: bool = True
     phase: int | None = None
+    behind: Sequence[Any] = ()
 
 
 class Struct:
@@ -131,6 +134,18 @@ class DeviceArrays:
         wanted += [(v.name, len(data), True, 0, True) for v, data in variables]
         self.space = GlobalSpace(wanted)
         self._each(lambda inside, host: np.copyto(inside, host), only_written=True)
+        self.tables = {span(b.array)[0] for b, _ in buffers if isinstance(b, Buffer) and b.behind}
+        for start in self.tables:
+            self._translate(start)
+
+    def _translate(self, table: int) -> None:
+        """Host addresses in the array at host address `table` become addresses of emulated memory."""
+        allocation = next(a for r, a in zip(self.ranges, self.space.allocations, strict=False) if r[0] == table)
+        words = self.space.data[allocation.offset : allocation.end].view(np.int64)
+        for i, word in enumerate(words):
+            for (first, last, *_), target in zip(self.ranges, self.space.allocations, strict=False):
+                if first <= word < last and first != table:
+                    words[i] = target.address + word - first
 
     def _each(self, copy: Callable[[np.ndarray, np.ndarray], None], only_written: bool) -> None:
         hosts = [(host_bytes(start, end - start), initialised) for start, end, _, initialised, _, _ in self.ranges]
@@ -153,7 +168,11 @@ class DeviceArrays:
         return {v.key: a.address for (v, _), a in zip(self.variables, allocations, strict=True)}
 
     def copy_back(self) -> None:
-        self._each(lambda inside, host: None if np.array_equal(inside, host) else np.copyto(host, inside), only_written=False)
+        def copy(inside: np.ndarray, host: np.ndarray) -> None:
+            if host.size and host.ctypes.data not in self.tables and not np.array_equal(inside, host):
+                np.copyto(host, inside)
+
+        self._each(copy, only_written=False)
 
 
 def value_bytes(value: Any, parameter: Variable, address_of: AddressOf) -> bytes:

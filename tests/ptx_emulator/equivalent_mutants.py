@@ -17,6 +17,7 @@ TWO_BARRIERS = "another barrier stands between the same accesses"
 JOINS_THE_NEXT = "the copies join the next group, which the same wait covers"
 INSIDE = "the rows or columns of this access are inside of every tile launched"
 ONE_THREAD = "it stands between operations of one thread; the barriers before and after it order the others"
+ONE_WARP = "it stands between operations of warp 0; the barriers before and after it order the others"
 ONE_WARPGROUP = "all warps are one warpgroup, whose wgmma are complete for all once they are for one (Policy.wgmma_scope)"
 
 HOPPER_GEMM = {
@@ -74,6 +75,13 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         **{f"barrier {i}": ONE_THREAD for i in (2, 3, 4, 5, 6, 7, 10, 11)},
         "barrier 8": "every warp has waited for the stage itself",
         "barrier 9": ONE_WARPGROUP,
+        **{f"bounds {i}": INSIDE for i in range(3)},
+    },
+    "triton tma gemm sm_100": {
+        **{f"barrier {i}": TWO_BARRIERS for i in (1, 4, 11, 12, 20, 21, 22)},
+        **{f"barrier {i}": ONE_WARP for i in (5, 7, 8, 9, 10, 13, 14, 15, 17, 18, 19)},
+        "barrier 6": "warp 0, which starts the copies, comes after the other warps' accesses and has fenced itself since",
+        "barrier 16": "every warp waits for the multiplication itself before the next barrier",
         **{f"bounds {i}": INSIDE for i in range(3)},
     },
 }

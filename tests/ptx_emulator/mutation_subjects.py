@@ -176,7 +176,9 @@ def triton_subjects(thorough: bool) -> Iterator[Subject]:
     described = partial(
         triton_subject, function=kernels.matmul_by_descriptors, grid=1, num_warps=4, num_stages=3, per_mutator=few
     )
-    yield described("triton tma gemm sm_90", target=90, cases=triton_product([(70, 5)], 640, e4m3, (64, 64, 128), described=True))
+    tiles = triton_product([(70, 5)], 640, e4m3, (64, 64, 128), described=True)
+    yield described("triton tma gemm sm_90", target=90, cases=tiles)
+    yield described("triton tma gemm sm_100", target=100, cases=tiles)
 
 
 def subjects(thorough: bool) -> Iterator[Subject]:

@@ -430,6 +430,8 @@ class Parser:
                     sign = -sign
                 offset += sign * int(self.next().rstrip("U"), 0)
             extra = self.operands_until("]", scope) if self.accept(",") else ()
+            if extra and offset:
+                raise self.error("an address with coordinates takes no offset")
             if not extra and self.tokens[self.position - 1].text != "]":
                 self.expect("]")
             return Address(base, offset, extra)

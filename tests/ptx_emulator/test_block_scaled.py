@@ -95,7 +95,7 @@ def scale_registers(scales: np.ndarray, byte: int, thread: int, for_a: bool) -> 
         ("mxf8f6f4", "e5m2", "e2m1", 1, "ue8m0"),
         ("mxf8f6f4", "e3m2", "e2m3", 1, "ue8m0"),
         ("mxf4", "e2m1", "e2m1", 2, "ue8m0"),
-        ("mxf4nvf4", "e2m1", "e2m1", 4, "ue8m0"),
+        pytest.param("mxf4nvf4", "e2m1", "e2m1", 4, "ue8m0", marks=pytest.mark.not_assembled("it came with PTX 9.1")),
         ("mxf4nvf4", "e2m1", "e2m1", 4, "ue4m3"),
     ],
 )
@@ -156,6 +156,7 @@ def test_forms_that_do_not_exist(text, tail, message):
         load(entry(body, "", "sm_120a"))
 
 
+@pytest.mark.not_assembled("a selector out of range")
 def test_selectors_out_of_range():
     a, b, c = codes("e4m3", (16, 32)), codes("e4m3", (32, 8)), np.zeros((16, 8), np.float32)
     groups = [fragment(a, place_a, 32, 4), fragment(b, place_b, 32, 2)]

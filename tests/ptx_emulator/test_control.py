@@ -104,12 +104,15 @@ def test_unknown_instructions_and_modifiers_fail_at_load():
         ("mov.u32 %q9, 1;", "unknown register %q9"),
         ("bra NOWHERE;", "NOWHERE is not declared"),
         ("add.s64 %r0, %r1, %r2;", "too narrow"),
+        ("cp.async.bulk.prefetch.tensor.1d.L2.global.tile [%r0+32, {%r1}];", "an address with coordinates takes no offset"),
     ]:
         with pytest.raises(PTXError, match=message):
             load(entry(f".reg .b32 %r<4>;\n{text}", ""))
 
 
 def test_source_lines_are_named():
-    text = entry(".loc 1 42 3\n.reg .b32 %r<2>;\nld.shared.u32 %r0, [0];\nret;", "") + '\n.file 1 "kernel.cu"\n'
+    text = (
+        entry(".loc 1 42 3\n.reg .b32 %r<2>;\nmov.u32 %r1, 0;\nld.shared.u32 %r0, [%r1];\nret;", "") + '\n.file 1 "kernel.cu"\n'
+    )
     with pytest.raises(KernelFault, match=r"kernel\.cu:42"):
         launch(load(text)["kernel"], 1, 32, [])

@@ -102,6 +102,17 @@ def test_misuse():
 
 
 @every_policy
+def test_waits_come_before_invalidation(policy):
+    """Warp 1 may still be waiting when warp 0, which has waited itself, invalidates."""
+    body = (
+        f"{init(1)} @%p0 mbarrier.arrive.shared::cta.b64 _, [%r1]; {WAIT.format(0)} %s @%p0 mbarrier.inval.shared::cta.b64 [%r1];"
+    )
+    run(body.replace("%s", "bar.sync 0;"), policy=policy)
+    text = fault(body.replace("%s", ""), policy=policy)
+    assert "warp 1 may still wait for it at PTX line" in text or "waited for that was not initialised" in text
+
+
+@every_policy
 @pytest.mark.parametrize("noinc", ["", ".noinc"])
 def test_cp_async_arrives_when_its_copies_are_complete(policy, noinc):
     """Warp 0 copies; warp 1 learns of it from the mbarrier alone."""

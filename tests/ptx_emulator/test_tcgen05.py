@@ -61,18 +61,18 @@ def as_bytes(kind: str, matrix: np.ndarray) -> np.ndarray:
 
 # The kernel: all threads copy x to shared memory and c to tensor memory; one multiplies; all read D.
 
-HEAD = """.reg .b32 %tid, %warp, %slot, %tm, %mine, %bar, %base, %to, %off, %w<4>, %z<4>, %v<COLS>;
+HEAD = """.reg .b32 %id, %warp, %slot, %tm, %mine, %bar, %base, %to, %off, %w<4>, %z<4>, %v<COLS>;
     .reg .b64 %from, %out, %at, %da, %db, %dc; .reg .pred %first, %one, %more, %ok, %keep, %p;
     .shared .align 1024 .b8 tile[SIZE]; .shared .align 8 .b8 bar[16]; .shared .align 4 .b8 slot[4];
-    mov.u32 %tid, %tid.x; shr.u32 %warp, %tid, 5; setp.eq.u32 %first, %warp, 0; setp.eq.u32 %one, %tid, 0; mov.u32 %slot, slot;
+    mov.u32 %id, %tid.x; shr.u32 %warp, %id, 5; setp.eq.u32 %first, %warp, 0; setp.eq.u32 %one, %id, 0; mov.u32 %slot, slot;
     mov.u32 %bar, bar; mov.u32 %base, tile; mov.b32 %z0, 0; setp.eq.u32 %keep, %z0, 0;
     @%first tcgen05.alloc.cta_group::1.sync.aligned.shared::cta.b32 [%slot], 256;
     @%one mbarrier.init.shared::cta.b64 [%bar], 1; @%one mbarrier.init.shared::cta.b64 [%bar+8], 1;
-    ld.param.u64 %from, [x]; mul.wide.u32 %at, %tid, 16; add.u64 %from, %from, %at; shl.b32 %off, %tid, 4;
+    ld.param.u64 %from, [x]; mul.wide.u32 %at, %id, 16; add.u64 %from, %from, %at; shl.b32 %off, %id, 4;
     add.u32 %to, %base, %off;
     COPY: ld.global.v4.u32 {%w0, %w1, %w2, %w3}, [%from]; st.shared.v4.u32 [%to], {%w0, %w1, %w2, %w3};
     add.u64 %from, %from, 2048; add.u32 %to, %to, 2048; add.u32 %off, %off, 2048; setp.lt.u32 %more, %off, SIZE; @%more bra COPY;
-    ld.param.u64 %from, [c]; ld.param.u64 %out, [y]; mul.wide.u32 %at, %tid, BYTES; add.u64 %from, %from, %at;
+    ld.param.u64 %from, [c]; ld.param.u64 %out, [y]; mul.wide.u32 %at, %id, BYTES; add.u64 %from, %from, %at;
     add.u64 %out, %out, %at;
     FENCE bar.sync 0; ld.shared.b32 %tm, [%slot]; and.b32 %mine, %warp, 3; shl.b32 %mine, %mine, 21; add.u32 %mine, %mine, %tm;
     cvt.u64.u32 %at, %base; shr.u64 %at, %at, 4; add.u64 %da, %at, DESCA; add.u64 %db, %at, DESCB;

@@ -90,7 +90,7 @@ def test_wgmma_as_hopper(case, kinds):
     c = accumulators(case, 64, n, rng)
     image = pad(np.concatenate([swizzled(a), swizzled(b)]))
     by_thread = np.array([[c[place_d(thread, r)] for r in range(n // 2)] for thread in range(128)], np.float32)
-    loads = f"ld.param.u64 %from, [a]; mul.wide.u32 %at, %tid, {2 * n}; add.u64 %from, %from, %at;"
+    loads = f"ld.param.u64 %from, [a]; mul.wide.u32 %at, %id, {2 * n}; add.u64 %from, %from, %at;"
     loads += "".join(f"ld.global.b32 %d{i}, [%from+{image.size + 4 * i}];" for i in range(n // 2))
     step = multiply(n, ".".join(kinds), 32, scale_d="1") + "add.u64 %da, %da, 2; add.u64 %db, %db, 2;"
     core = loads + FENCE + 4 * step + DONE

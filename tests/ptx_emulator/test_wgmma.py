@@ -73,8 +73,8 @@ def gather_d(out: np.ndarray, n: int) -> np.ndarray:
     return matrix
 
 
-LOAD = """ld.param.u64 %from, [a]; mul.wide.u32 %at, %tid, 16; add.u64 %from, %from, %at;
-    mov.u32 %base, tile; shl.b32 %off, %tid, 4; add.u32 %to, %base, %off;
+LOAD = """ld.param.u64 %from, [a]; mul.wide.u32 %at, %id, 16; add.u64 %from, %from, %at;
+    mov.u32 %base, tile; shl.b32 %off, %id, 4; add.u32 %to, %base, %off;
     COPY: ld.global.v4.u32 {%w0, %w1, %w2, %w3}, [%from]; st.shared.v4.u32 [%to], {%w0, %w1, %w2, %w3};
     add.u64 %from, %from, 2048; add.u32 %to, %to, 2048; add.u32 %off, %off, 2048; setp.lt.u32 %more, %off, SIZE; @%more bra COPY;
     """
@@ -87,11 +87,11 @@ def program(core: str, n: int, d: str, size: int, desc_a: int, desc_b: int, fenc
     """A kernel of one warpgroup that copies `size` bytes to shared memory, runs `core`, and stores the accumulators %d<i>."""
     count = n // 4 if d == "f16" else n // 2
     stores = "".join(f"st.global.b32 [%from+{4 * i}], %d{i};" for i in range(count))
-    text = f""".reg .b32 %tid, %base, %off, %to, %w<4>, %d<{count}>, %a<4>, %x<4>, %y<8>;
+    text = f""".reg .b32 %id, %base, %off, %to, %w<4>, %d<{count}>, %a<4>, %x<4>, %y<8>;
     .reg .b64 %from, %at, %da, %db; .reg .pred %more, %p;
-    .shared .align 1024 .b8 tile[{size}]; mov.u32 %tid, %tid.x; {LOAD} {fence} {DESCRIPTORS}
+    .shared .align 1024 .b8 tile[{size}]; mov.u32 %id, %tid.x; {LOAD} {fence} {DESCRIPTORS}
     {core}
-    ld.param.u64 %from, [out]; mul.wide.u32 %at, %tid, {4 * count}; add.u64 %from, %from, %at; {stores} ret;"""
+    ld.param.u64 %from, [out]; mul.wide.u32 %at, %id, {4 * count}; add.u64 %from, %from, %at; {stores} ret;"""
     return text.replace("SIZE", str(size)).replace("DESCA", str(desc_a)).replace("DESCB", str(desc_b))
 
 
@@ -172,7 +172,7 @@ def test_a_from_registers(d, kind, k):
         group, t = thread % 32 // 4, thread % 4
         words[thread, r * per + j] = a[16 * (thread // 32) + group + 8 * (r % 2), per * t + j + k // 2 * (r // 2)]
     image = np.concatenate([pad(words.view(np.uint8).reshape(-1)), image])  # the fragments lie first in global memory
-    loads = """ld.param.u64 %from, [a]; mul.wide.u32 %at, %tid, 16; add.u64 %from, %from, %at;
+    loads = """ld.param.u64 %from, [a]; mul.wide.u32 %at, %id, 16; add.u64 %from, %from, %at;
     ld.global.v4.u32 {%a0, %a1, %a2, %a3}, [%from];"""
     rest = "" if d == "s32" else ", 1, 1, 0" if kind == "bf16" else ", 1, 1"
     core = loads + FENCE + multiply(n, f"{kind}.{kind}", k, "{%a0, %a1, %a2, %a3}", rest=rest, d=d) + DONE
@@ -217,7 +217,7 @@ def test_scale_d_as_a_predicate():
     ones = "".join(f"mov.f32 %d{i}, 0f3F800000;" for i in range(4))
     outs = []
     for compare in ("eq", "ne"):
-        core = f"{ones} setp.{compare}.u32 %p, %tid, %tid; {FENCE} {multiply(8, 'e4m3.e4m3', 32, scale_d='%p')} {DONE}"
+        core = f"{ones} setp.{compare}.u32 %p, %id, %id; {FENCE} {multiply(8, 'e4m3.e4m3', 32, scale_d='%p')} {DONE}"
         outs.append(launch_core(core, image, 8, "f32", da, db)[1])
     np.testing.assert_allclose(outs[0], outs[1] + 1, atol=1e-5)
 
@@ -306,7 +306,7 @@ def test_missing_barrier(policy):
 
 @every_policy
 def test_operand_overwritten_before_the_wait(policy):
-    text = fault(FENCE + MULTIPLY + "bar.sync 0; st.shared.u32 [%base], %tid;" + DONE, policy)
+    text = fault(FENCE + MULTIPLY + "bar.sync 0; st.shared.u32 [%base], %id;" + DONE, policy)
     assert "in-flight: writes 4 bytes at byte 0 of shared tile" in text
     assert "while an asynchronous operation may still be reading it" in text
 
@@ -315,7 +315,7 @@ def test_operand_overwritten_before_the_wait(policy):
 @pytest.mark.parametrize(("scope", "clean"), [("warpgroup", True), ("warp", False)])
 def test_operand_released_by_one_warp(policy, scope, clean):
     """Warp 3 overwrites when warp 0 has waited: sound only if a wait speaks for the warpgroup."""
-    after = """mov.u32 %x0, %tid; shr.u32 %x1, %tid, 5; setp.eq.u32 %p, %x1, 3; @%p bra LAST;
+    after = """mov.u32 %x0, %id; shr.u32 %x1, %id, 5; setp.eq.u32 %p, %x1, 3; @%p bra LAST;
     wgmma.wait_group.sync.aligned 0; bar.arrive 1, 128; bra END;
     LAST: bar.sync 1, 128; st.shared.v4.u32 [%base], {%x0, %x0, %x0, %x0}; wgmma.wait_group.sync.aligned 0; END:"""
     after = after.replace("bar.arrive 1, 128; bra END", "setp.ne.u32 %p, %x1, 0; @%p bra END; bar.arrive 1, 64; bra END")
@@ -332,13 +332,13 @@ def test_operand_released_by_one_warp(policy, scope, clean):
 
 
 def test_part_of_a_warp():
-    core = f"{FENCE} setp.ne.u32 %p, %tid, 5; @!%p bra SKIP; {MULTIPLY} SKIP: {DONE}"
+    core = f"{FENCE} setp.ne.u32 %p, %id, 5; @!%p bra SKIP; {MULTIPLY} SKIP: {DONE}"
     assert "divergence: an .aligned instruction is executed by part of a warp" in fault(core)
 
 
 @every_policy
 def test_part_of_a_warpgroup(policy):
-    core = f"{FENCE} setp.lt.u32 %p, %tid, 96; @!%p bra SKIP; {MULTIPLY} SKIP: {DONE}"
+    core = f"{FENCE} setp.lt.u32 %p, %id, 96; @!%p bra SKIP; {MULTIPLY} SKIP: {DONE}"
     text = fault(core, policy)
     assert "warp 3 ended without this wgmma, which other warps of its warpgroup execute" in text
     assert "deadlock" in text
@@ -350,13 +350,13 @@ def test_warps_that_belong_to_no_warpgroup():
 
 
 def test_warps_with_different_operands():
-    core = f"{FENCE} setp.ge.u32 %p, %tid, 64; @%p add.u64 %da, %da, 64; {MULTIPLY} {DONE}"
+    core = f"{FENCE} setp.ge.u32 %p, %id, 64; @%p add.u64 %da, %da, 64; {MULTIPLY} {DONE}"
     assert "divergence: warps 0 and 2 of a warpgroup give different descriptors or scale-d" in fault(core)
-    core = f"{FENCE} and.b32 %x0, %tid, 1; cvt.u64.u32 %at, %x0; add.u64 %da, %da, %at; {MULTIPLY} {DONE}"
+    core = f"{FENCE} and.b32 %x0, %id, 1; cvt.u64.u32 %at, %x0; add.u64 %da, %da, %at; {MULTIPLY} {DONE}"
     assert "the threads of a warp give different descriptors" in fault(core)
-    core = f"{FENCE} setp.ge.u32 %p, %tid, 64; @%p bra B; {MULTIPLY} bra END; B: {MULTIPLY} END: {DONE}"
+    core = f"{FENCE} setp.ge.u32 %p, %id, 64; @%p bra B; {MULTIPLY} bra END; B: {MULTIPLY} END: {DONE}"
     assert "of a warpgroup execute different wgmma" in fault(core)
-    core = f"{FENCE} setp.ge.u32 %p, %tid, 64; @!%p bra B; wgmma.commit_group.sync.aligned; B: {MULTIPLY} {DONE}"
+    core = f"{FENCE} setp.ge.u32 %p, %id, 64; @!%p bra B; wgmma.commit_group.sync.aligned; B: {MULTIPLY} {DONE}"
     assert "have executed wgmma.commit_group a different number of times" in fault(core)
 
 

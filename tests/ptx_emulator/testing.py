@@ -32,17 +32,17 @@ def run_lanes(
     """
     kinds = [outputs] if isinstance(outputs, str) else outputs
     count = len(inputs[0][1]) if inputs else 32
-    lines, arrays = [".reg .b64 %base, %at;", ".reg .b32 %tid, %cta, %size, %flag;", setup], []
+    lines, arrays = [".reg .b64 %base, %at;", ".reg .b32 %thread, %cta, %size, %flag;", setup], []
     lines += [
-        "mov.u32 %tid, %tid.x;",
+        "mov.u32 %thread, %tid.x;",
         "mov.u32 %cta, %ctaid.x;",
         "mov.u32 %size, %ntid.x;",
-        "mad.lo.s32 %tid, %cta, %size, %tid;",
+        "mad.lo.s32 %thread, %cta, %size, %thread;",
     ]
     for i, (kind, array) in enumerate(inputs):
         width = 4 if kind == "pred" else TYPES[kind].size
         lines.append(f".reg .{'pred' if kind == 'pred' else REGISTER_TYPES[width]} %i{i};")
-        lines += [f"ld.param.u64 %base, [p{i}];", f"mad.wide.s32 %at, %tid, {width}, %base;"]
+        lines += [f"ld.param.u64 %base, [p{i}];", f"mad.wide.s32 %at, %thread, {width}, %base;"]
         if kind == "pred":
             lines += ["ld.global.u32 %flag, [%at];", f"setp.ne.s32 %i{i}, %flag, 0;"]
         else:
@@ -56,7 +56,7 @@ def run_lanes(
     for i, kind in enumerate(kinds):
         width = 4 if kind == "pred" else TYPES[kind].size
         results.append(np.zeros(count, np.uint32 if kind == "pred" else TYPES[kind].dtype))
-        lines += [f"ld.param.u64 %base, [p{len(inputs) + i}];", f"mad.wide.s32 %at, %tid, {width}, %base;"]
+        lines += [f"ld.param.u64 %base, [p{len(inputs) + i}];", f"mad.wide.s32 %at, %thread, {width}, %base;"]
         if kind == "pred":
             lines += [f"selp.u32 %flag, 1, 0, %o{i};", "st.global.u32 [%at], %flag;"]
         else:

@@ -12,19 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from .api import Module, Result, launch, load
+from .api import Result, launch, load
 from .arguments import Buffer, is_array
 from .compile import TritonKernel
 from .tensor_map import SWIZZLES, TYPE_BYTES, TYPES, TensorMap
 
 Grid = int | Sequence[int] | Callable[[dict[str, Any]], Sequence[int]]
 
-loaded = lru_cache(maxsize=64)(load)
+compiled: dict[tuple[str, str, int], TritonKernel] = {}
 
 
 @dataclass
@@ -69,16 +68,37 @@ def bind_triton(function: Any, args: Sequence[Any] = (), kwargs: Mapping[str, An
     args, kwargs: what the launch passes, options such as num_warps among them. A tensor in a Buffer has the Buffer's name and
     initial state; others are named after their parameter.
     """
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource, make_backend
-    from triton.runtime.autotuner import Autotuner, Heuristics
-    from triton.runtime.jit import JITFunction, create_function_from_signature
-
     kwargs = dict(kwargs or {})
     buffers = {id(a.array): a for a in [*args, *kwargs.values()] if isinstance(a, Buffer)}
     args = [a.array if isinstance(a, Buffer) else a for a in args]
     kwargs = {name: a.array if isinstance(a, Buffer) else a for name, a in kwargs.items()}
+    source, options, named = specialized(function, args, kwargs, "cuda", target)
+    key = source.hash(), options.hash(), target
+    if key not in compiled:  # Triton's own cache is on disk and is read in milliseconds
+        made = compile_source(source, options, "cuda", target)
+        module = load(made.asm["ptx"])
+        compiled[key] = TritonKernel(module[made.metadata.name], made.asm["ptx"], made.metadata)
+    kernel = compiled[key]
+    maps = iter(getattr(kernel.metadata, "tensordesc_meta", None) or ())
+    has_maps = bool(getattr(kernel.metadata, "tensordesc_meta", None))
+    arguments: list[Any] = []
+    for name, kind in source.signature.items():
+        arguments += expanded(kind, named[name], name, maps if has_maps else None, buffers)
+    return BoundKernel(kernel, arguments, named)
+
+
+def specialized(
+    function: Any, args: Sequence[Any], kwargs: Mapping[str, Any], kind: str, target: int | str
+) -> tuple[Any, Any, dict[str, Any]]:
+    """(what Triton would compile for these arguments, its options, the arguments by name).
+
+    kind, target: ("cuda", 90) or ("hip", "gfx950").
+    """
+    from triton.compiler import ASTSource, make_backend
+    from triton.runtime.autotuner import Autotuner, Heuristics
+    from triton.runtime.jit import JITFunction, create_function_from_signature
+
+    kwargs = dict(kwargs)
     while isinstance(function, Heuristics):
         for name, rule in function.values.items():
             kwargs[name] = rule({**dict(zip(function.arg_names, args, strict=False)), **kwargs})
@@ -87,22 +107,24 @@ def bind_triton(function: Any, args: Sequence[Any] = (), kwargs: Mapping[str, An
         raise TypeError("an autotuned kernel has no single configuration: bind its .fn with the values of one Config")
     if not isinstance(function, JITFunction):
         raise TypeError(f"a @triton.jit function is needed, not a {type(function).__name__} (is TRITON_INTERPRET set?)")
-    gpu = GPUTarget("cuda", target, 32)
-    backend = make_backend(gpu)
+    backend = make_backend(gpu_target(kind, target))
     kwargs.setdefault("debug", bool(function.debug))
     binder = create_function_from_signature(function.signature, function.params, backend)
     named, specialization, options = binder(*args, **kwargs)
     options, signature, constants, attributes = function._pack_args(backend, kwargs, named, specialization, options)
-    source = ASTSource(function, signature, constants, attributes)
-    compiled = triton.compile(source, target=gpu, options=options.__dict__)
-    module: Module = loaded(compiled.asm["ptx"])
-    kernel = TritonKernel(module[compiled.metadata.name], compiled.asm["ptx"], compiled.metadata)
-    maps = iter(getattr(compiled.metadata, "tensordesc_meta", None) or ())
-    has_maps = bool(getattr(compiled.metadata, "tensordesc_meta", None))
-    arguments: list[Any] = []
-    for name, kind in signature.items():
-        arguments += expanded(kind, named[name], name, maps if has_maps else None, buffers)
-    return BoundKernel(kernel, arguments, named)
+    return ASTSource(function, signature, constants, attributes), options, named
+
+
+def compile_source(source: Any, options: Any, kind: str, target: int | str) -> Any:
+    import triton
+
+    return triton.compile(source, target=gpu_target(kind, target), options=options.__dict__)
+
+
+def gpu_target(kind: str, target: int | str) -> Any:
+    from triton.backends.compiler import GPUTarget
+
+    return GPUTarget(kind, target, 64 if kind == "hip" else 32)
 
 
 def scratch_buffer(name: str, size: int) -> Buffer | None:

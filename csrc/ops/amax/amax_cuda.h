@@ -15,6 +15,7 @@ namespace mpkernels::amax {
 constexpr int kAmaxThreads = 512;
 constexpr int kAmaxWarps = kAmaxThreads / 32;
 constexpr int kAmaxUnroll = 4;
+constexpr int kMostPartials = 1024;  // blocks: 4 on each of 256 SMs
 constexpr int64_t kSegmentBytes = kAmaxUnroll * 32 * 16;
 
 struct AmaxParams {
@@ -41,12 +42,17 @@ inline AmaxPlan plan_amax(const Rows& x, HighPrecision input, const DeviceFacts&
   const int64_t segments = (columns * element + (16 - element) + kSegmentBytes - 1) / kSegmentBytes;
   const int64_t units = rows * segments;
   const int64_t resident = facts.sm_count * (threads_per_sm(facts.architecture) / kAmaxThreads);
-  const int64_t blocks = std::min((units + kAmaxWarps - 1) / kAmaxWarps, resident);
+  const int64_t most = std::min<int64_t>(resident, kMostPartials);
+  const int64_t blocks = std::min((units + kAmaxWarps - 1) / kAmaxWarps, most);
   return {{{(uint32_t)blocks}, {kAmaxThreads}}, segments, units};
 }
 
 // amax: one float32.
 void amax_cuda(const Rows& x, HighPrecision input, float* amax, const DeviceFacts& facts,
                Stream stream);
+
+// partials: FP32 bits, one a block. Returns how many; 0 if x is empty.
+int partial_amaxes_cuda(const Rows& x, HighPrecision input, uint32_t* partials,
+                        const DeviceFacts& facts, Stream stream);
 
 }  // namespace mpkernels::amax

@@ -72,7 +72,11 @@ __device__ __forceinline__ void amax(const AmaxParams& p) {
     const int64_t row = p.units == p.segments ? 0 : unit / p.segments;
     most = segment_max<kInput>(p, row, unit - row * p.segments, most);
   }
-  most = device::block_max<kAmaxThreads>(Words<kInput>::widest(most));
+  __shared__ uint32_t warp_max[kAmaxWarps];
+  device::publish_warp_max(Words<kInput>::widest(most), warp_max);
+  __syncthreads();
+  if (threadIdx.x >= device::kWarp) return;
+  most = device::block_max<kAmaxWarps>(warp_max);
   if (threadIdx.x != 0) return;
   if (p.combine)
     atomicMax(p.result, most);
@@ -98,16 +102,27 @@ namespace mpkernels::amax {
 static const Kernel kKernels[] = {MPK_KERNEL_ENTRY(mpk_amax_f32), MPK_KERNEL_ENTRY(mpk_amax_bf16),
                                   MPK_KERNEL_ENTRY(mpk_amax_f16)};
 
+static void launch_amax(const Rows& x, HighPrecision input, const AmaxPlan& plan, uint32_t* result,
+                        bool combine, Stream stream) {
+  if (plan.shape.grid.x == 0) return;
+  const int64_t columns = x.is_dense() ? x.rows * x.columns : x.columns;
+  const AmaxParams params{x.data, columns, x.pitch, plan.segments, plan.units, result, combine};
+  launch(kKernels[(int)input], plan.shape, params, stream);
+}
+
 void amax_cuda(const Rows& x, HighPrecision input, float* amax, const DeviceFacts& facts,
                Stream stream) {
   const AmaxPlan plan = plan_amax(x, input, facts);
-  const uint32_t blocks = plan.shape.grid.x;
-  if (blocks != 1) set_zero(amax, sizeof(float), "amax", stream);
-  if (blocks == 0) return;
-  const int64_t columns = x.is_dense() ? x.rows * x.columns : x.columns;
-  const AmaxParams params{x.data,     columns,         x.pitch,   plan.segments,
-                          plan.units, (uint32_t*)amax, blocks > 1};
-  launch(kKernels[(int)input], plan.shape, params, stream);
+  const bool combine = plan.shape.grid.x != 1;
+  if (combine) set_zero(amax, sizeof(float), "amax", stream);
+  launch_amax(x, input, plan, (uint32_t*)amax, combine, stream);
+}
+
+int partial_amaxes_cuda(const Rows& x, HighPrecision input, uint32_t* partials,
+                        const DeviceFacts& facts, Stream stream) {
+  const AmaxPlan plan = plan_amax(x, input, facts);
+  launch_amax(x, input, plan, partials, /*combine=*/false, stream);
+  return (int)plan.shape.grid.x;
 }
 
 }  // namespace mpkernels::amax

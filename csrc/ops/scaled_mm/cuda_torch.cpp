@@ -9,6 +9,7 @@
 #include "ops/scaled_mm/sm120a.h"
 #include "ops/scaled_mm/sm80.h"
 #include "ops/scaled_mm/sm89.h"
+#include "ops/scaled_mm/sm90a.h"
 
 namespace mpkernels::scaled_mm {
 namespace {
@@ -17,10 +18,11 @@ namespace {
   {#file, file::why_not, file::describe, file::workspace_bytes, file::run}
 constexpr Implementation kSm80 = MPK_IMPLEMENTATION(sm80);
 constexpr Implementation kSm89 = MPK_IMPLEMENTATION(sm89);
+constexpr Implementation kSm90a = MPK_IMPLEMENTATION(sm90a);
 constexpr Implementation kSm120a = MPK_IMPLEMENTATION(sm120a);
 
-// Null where there are no kernels. sm_89's would run on sm_90 and sm_100, but as FP16 instructions:
-// the FP8 rate is only to be had from wgmma and tcgen05.
+// Null where there are no kernels. sm_89's would run on sm_100, but as FP16 instructions: the FP8
+// rate is only to be had from tcgen05.
 const Implementation* implementation_for(int architecture) {
   switch (architecture) {
     case 80:
@@ -29,6 +31,8 @@ const Implementation* implementation_for(int architecture) {
       return &kSm80;
     case 89:
       return &kSm89;
+    case 90:
+      return &kSm90a;
     case 120:
     case 121:
       return &kSm120a;
@@ -130,6 +134,39 @@ void bind_cuda(const Tensor& a, const Tensor& b, const Tensor& dequant_scale_a,
   kernels.run(p, device.facts(), memory, device.stream());
 }
 
+// Of Hopper's kernels one by one, where -1 leaves the choice to the plan: for tests and
+// measurements.
+sm90a::Choice choice_of(int64_t tile, int64_t splits, int64_t cluster) {
+  MPK_CHECK(tile < sm90a::kTileCount && cluster <= 2, "scaled_mm_sm90a: no such tile or cluster");
+  return {(int)tile, (int)splits, (int)cluster};
+}
+
+int64_t sm90a_workspace(const Tensor& a, const Tensor& b, const Tensor& dequant_scale_a,
+                        const Tensor& dequant_scale_b, const std::optional<Tensor>& bias,
+                        Tensor out, bool accumulate, bool use_fast_accum, int64_t tile,
+                        int64_t splits, int64_t cluster) {
+  const OnDeviceOf device(a);
+  const Product p = product_of(device, a, b, dequant_scale_a, dequant_scale_b, bias, out,
+                               accumulate, use_fast_accum);
+  return sm90a::plan(p, device.facts(), nullptr, choice_of(tile, splits, cluster)).workspace_bytes;
+}
+
+void bind_sm90a(const Tensor& a, const Tensor& b, const Tensor& dequant_scale_a,
+                const Tensor& dequant_scale_b, const std::optional<Tensor>& bias, Tensor out,
+                bool accumulate, bool use_fast_accum, std::optional<Tensor> workspace, int64_t tile,
+                int64_t splits, int64_t cluster) {
+  const OnDeviceOf device(a);
+  const Product p = product_of(device, a, b, dequant_scale_a, dequant_scale_b, bias, out,
+                               accumulate, use_fast_accum);
+  const char* why = sm90a::why_not(p, device.facts());
+  MPK_CHECK(why == nullptr, "scaled_mm_sm90a: ", why);
+  void* memory = workspace ? workspace->mutable_data_ptr() : nullptr;
+  sm90a::Plan plan = sm90a::plan(p, device.facts(), memory, choice_of(tile, splits, cluster));
+  MPK_CHECK(plan.workspace_bytes == 0 || (workspace && workspace->numel() >= plan.workspace_bytes),
+            "scaled_mm_sm90a: the workspace is too small");
+  sm90a::run(plan, p, device.stream());
+}
+
 }  // namespace
 }  // namespace mpkernels::scaled_mm
 
@@ -141,10 +178,15 @@ STABLE_TORCH_LIBRARY_FRAGMENT(mpkernels_cuda, m) {
   m.def("scaled_mm_workspace(" MPK_ARGUMENTS ") -> int");
   m.def("scaled_mm_plan(" MPK_ARGUMENTS ") -> str");
   m.def("scaled_mm_file(int architecture) -> str");
+  m.def("scaled_mm_sm90a(" MPK_ARGUMENTS
+        ", Tensor(b!)? workspace, int tile, int splits, int cluster) -> ()");
+  m.def("scaled_mm_sm90a_workspace(" MPK_ARGUMENTS ", int tile, int splits, int cluster) -> int");
 }
 STABLE_TORCH_LIBRARY_IMPL(mpkernels_cuda, CompositeExplicitAutograd, m) {
   m.impl("scaled_mm", TORCH_BOX(&mpkernels::scaled_mm::bind_cuda));
   m.impl("scaled_mm_workspace", TORCH_BOX(&mpkernels::scaled_mm::workspace_for));
   m.impl("scaled_mm_plan", TORCH_BOX(&mpkernels::scaled_mm::describe));
   m.impl("scaled_mm_file", TORCH_BOX(&mpkernels::scaled_mm::file_for));
+  m.impl("scaled_mm_sm90a", TORCH_BOX(&mpkernels::scaled_mm::bind_sm90a));
+  m.impl("scaled_mm_sm90a_workspace", TORCH_BOX(&mpkernels::scaled_mm::sm90a_workspace));
 }

@@ -2,18 +2,19 @@
 
 They want K contiguous and rows that begin at multiples of 16 bytes, which is how memory reaches shared memory 16 bytes at a
 time. An operand that differs is copied first (1 byte an element, read and written): one whose K is no multiple of 16, a
-transposed or sliced view. What to pass for speed: (rows, K) with K a multiple of 16, or rows padded to one.
+transposed or sliced view, an expanded row. What to pass for speed: (rows, K) with K a multiple of 16, or rows padded to one.
 """
 
 from __future__ import annotations
 
 import functools
 
+import torch
 from torch import Tensor
 
 from ... import native
 
-TARGETS = ("sm_80", "sm_86", "sm_87", "sm_89", "sm_120", "sm_121")
+TARGETS = ("sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_120", "sm_121")
 ROW_BYTES = 16  # rows begin at multiples of this
 
 
@@ -43,7 +44,34 @@ def run(
     if bias is not None:
         bias = bias.contiguous()
     arguments = (_rows(a), _rows(b), dequant_scale_a, dequant_scale_b, bias, out, accumulate, use_fast_accum)
-    native.cuda.scaled_mm(*arguments, None)
+    size = _workspace_bytes(*arguments)
+    workspace = a.new_empty(size, dtype=torch.uint8) if size else None
+    native.cuda.scaled_mm(*arguments, workspace)
+
+
+MOST_SIZES = 4096
+_sizes: dict[tuple[object, ...], int] = {}
+
+
+def _workspace_bytes(
+    a: Tensor,
+    b: Tensor,
+    dequant_scale_a: Tensor,
+    dequant_scale_b: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+    accumulate: bool,
+    use_fast_accum: bool,
+) -> int:
+    """For partial sums, where K is split. It depends on what is in the key only, and asking costs a call."""
+    key = (*a.shape, b.shape[0], out.dtype, accumulate, use_fast_accum, a.device, native.cuda_architecture(a))
+    size = _sizes.get(key)
+    if size is None:
+        if len(_sizes) >= MOST_SIZES:
+            _sizes.clear()
+        arguments = (a, b, dequant_scale_a, dequant_scale_b, bias, out, accumulate, use_fast_accum)
+        size = _sizes[key] = int(native.cuda.scaled_mm_workspace(*arguments))
+    return size
 
 
 def plan(
@@ -69,7 +97,7 @@ def _is_fast(x: Tensor) -> bool:
     if K == 0:
         return True
     pitch, step = x.stride()
-    return (step == 1 or K == 1) and (pitch % ROW_BYTES == 0 or rows <= 1) and x.data_ptr() % ROW_BYTES == 0
+    return (step == 1 or K == 1) and (rows <= 1 or (pitch % ROW_BYTES == 0 and pitch >= K)) and x.data_ptr() % ROW_BYTES == 0
 
 
 def _rows(x: Tensor) -> Tensor:

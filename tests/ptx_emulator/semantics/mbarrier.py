@@ -38,6 +38,7 @@ class MBarrier:
         self.operations = 0  # asynchronous operations that will signal it
         # Agents that signal it: what a thread must know of them to invalidate it, and the instruction that announced them.
         self.signals: dict[int, tuple[int, Instruction]] = {}
+        self.looks: dict[int, tuple[int, Instruction]] = {}  # for each warp, as an agent, its last wait: when and where
         self.delivered: list[tuple[Engine, Operation]] = []  # those whose bytes a thread must learn of before it ends
         rank, place = divmod(offset, machine.memory.shared.stride)
         self.agent = machine.sanitizer.agent(("mbarrier", rank % machine.cluster_size, place - SHARED_BASE))
@@ -217,11 +218,11 @@ def invalidate(b: Binding) -> Step:
         table = mbarriers(machine)
         for lane, offset in zip(active.lanes, table.locate(b, space, address(active), active), strict=True):
             barrier = table.at(offset, instr, lane, "invalidated")
-            early = early_signals(machine, barrier, lane)
+            early = early_uses(machine, barrier, lane)
             if barrier.operations or barrier.waiting or early:
                 what = "threads wait on it"
                 if early:
-                    what = f"{early[0].name} at PTX line {early[0].line} may still signal it"
+                    what = early[0]
                 elif barrier.operations:
                     what = f"{barrier.operations} asynchronous operations may still signal it"
                 place = machine.memory.place(machine.memory.shared, offset, 8)
@@ -233,12 +234,22 @@ def invalidate(b: Binding) -> Step:
     return run
 
 
-def early_signals(machine: Machine, barrier: MBarrier, lane: int) -> list[Instruction]:
-    """What was announced to signal the barrier, and a thread does not know to have done so."""
-    if not machine.sanitizer.enabled:
+def early_uses(machine: Machine, barrier: MBarrier, lane: int) -> list[str]:
+    """What was announced to signal the barrier or has waited for it, and a thread does not come after."""
+    sanitizer = machine.sanitizer
+    if not sanitizer.enabled:
         return []
-    clock = machine.sanitizer.clock[lane // WARP]
-    return [instr for agent, (step, instr) in barrier.signals.items() if step > clock[agent]]
+    clock = sanitizer.clock[lane // WARP]
+    found = [
+        f"{instr.name} at PTX line {instr.line} may still signal it"
+        for agent, (step, instr) in barrier.signals.items()
+        if step > clock[agent]
+    ]
+    return found + [
+        f"{sanitizer.agent_name(agent)} may still wait for it at PTX line {instr.line}"
+        for agent, (step, instr) in barrier.looks.items()
+        if step > clock[agent]
+    ]
 
 
 def check_ordered(machine: Machine, instr: Instruction, offsets: list[int], active: Active) -> None:
@@ -334,6 +345,8 @@ def wait(b: Binding) -> Step:
             here = (where == offset) & (wanted == value)
             lanes = active.lanes[here]
             barrier = table.at(offset, instr, lanes[0], "waited for")
+            for warp in set((lanes // WARP).tolist()):
+                barrier.looks[int(machine.sanitizer.agent_of_warp[warp])] = (machine.step, instr)
             if barrier.passed(value) if by_parity else barrier.phase > value:
                 result[here] = True
                 barrier.learn(None if relaxed else lanes)

@@ -101,7 +101,7 @@ class Multiply:
             register[lanes] = values
 
 
-@dataclass
+@dataclass(eq=False)
 class Issue:
     """One wgmma.mma_async of one warpgroup. `group`: the commit group it belongs to. `parts`: its operations by warp."""
 

@@ -1,0 +1,38 @@
+#include <torch/csrc/stable/library.h>
+
+#include "host/cuda_binding.h"
+#include "host/formats.h"
+#include "host/rows.h"
+#include "ops/quantize/quantize_cuda.h"
+
+namespace mpkernels::quantize {
+namespace {
+
+void bind_cuda(const Tensor& x, const Tensor& quant_scale, bool transpose, Tensor q, Tensor q_t,
+               Tensor amax) {
+  const OnDeviceOf device(x);
+  device.check_fp32_scalar("quant_scale", quant_scale);
+  device.check_dense("q", q);
+  device.check_dense("q_t", q_t);
+  device.check_fp32_scalar("amax", amax);
+  MPK_CHECK(q.numel() == x.numel() && (!transpose || q_t.numel() == x.numel()),
+            "q and q_t must have the size of x");
+  const HighPrecision input = high_precision_of(x.scalar_type());
+  QuantizePlan plan = plan_quantize(rows_of("x", x), input, (uint8_t*)q.mutable_data_ptr(),
+                                    transpose ? (uint8_t*)q_t.mutable_data_ptr() : nullptr);
+  plan.params.quant_scale = (const float*)quant_scale.const_data_ptr();
+  plan.params.amax = (uint32_t*)amax.mutable_data_ptr();
+  quantize_cuda(plan, input, fp8_of(q.scalar_type()), device.stream());
+}
+
+}  // namespace
+}  // namespace mpkernels::quantize
+
+STABLE_TORCH_LIBRARY_FRAGMENT(mpkernels_cuda, m) {
+  m.def(
+      "quantize(Tensor x, Tensor quant_scale, bool transpose, Tensor(a!) q, Tensor(b!) q_t, "
+      "Tensor(c!) amax) -> ()");
+}
+STABLE_TORCH_LIBRARY_IMPL(mpkernels_cuda, CompositeExplicitAutograd, m) {
+  m.impl("quantize", TORCH_BOX(&mpkernels::quantize::bind_cuda));
+}

@@ -1,0 +1,81 @@
+"""Triton backends without a GPU: each launch is compiled for a target by Triton and its PTX run in the emulator.
+
+The `backend` fixture (conftest.py) puts a launcher made here where mpkernels/triton_launch.py has the device's.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from ptx_emulator import EVERY_POLICY, Buffer, Policy, Result
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from mpkernels.triton_launch import Launch
+
+# Multiprocessors: few, so that the persistent kernels' programs take several turns, and different ones.
+TARGETS = {"sm_80": 2, "sm_89": 3, "sm_90": 2, "sm_100": 1, "sm_120": 2}
+
+LAUNCHES_KEPT = 16  # a result holds all that the launch had in shared memory and registers
+
+
+def why_not() -> str | None:
+    return None if importlib.util.find_spec("triton") else "needs triton"
+
+
+@dataclass
+class EmulatedLauncher:
+    """A Launcher of mpkernels.triton_launch. `kernels`: what was launched; `results`: what the last launches did.
+
+    policy: of the emulator; None: the launches take turns through all of them.
+    is_unwritten: tells of a tensor whether its bytes count as never written, so that a kernel may not read them.
+    """
+
+    arch: int
+    multiprocessors: int
+    policy: Policy | None = None
+    is_unwritten: Callable[[Tensor], bool] = lambda tensor: False
+    turn: int = 0
+    numerics: str = "exact"
+    results: deque[Result] = field(default_factory=lambda: deque(maxlen=LAUNCHES_KEPT))
+    kernels: list[str] = field(default_factory=list)
+
+    def why_not(self, device: torch.device) -> None:
+        return None
+
+    def target(self, device: torch.device) -> Any:
+        from mpkernels.triton_launch import Target
+
+        return Target("cuda", self.arch, self.multiprocessors)
+
+    def launch(self, launch: Launch) -> None:
+        from ptx_emulator.triton_launch import launch_triton
+
+        self.turn += 1
+        self.kernels.append(launch.kernel.__name__)
+        args = [self.argument(a, launch) if isinstance(a, Tensor) else a for a in launch.args]
+        self.results.append(
+            launch_triton(
+                launch.kernel,
+                launch.grid,
+                args,
+                {**launch.constants, **launch.options},
+                target=self.arch,
+                policy=self.policy or EVERY_POLICY[self.turn % len(EVERY_POLICY)],
+                numerics=self.numerics,
+            )
+        )
+
+    def argument(self, tensor: Tensor, launch: Launch) -> Buffer:
+        table = launch.behind and tensor is launch.args[0]
+        return Buffer(tensor, None, not self.is_unwritten(tensor), tensor.data_ptr() % 256, launch.behind if table else ())
+
+
+def launcher(target: str, is_unwritten: Callable[[Tensor], bool], turn: int, policy: Policy | None = None) -> EmulatedLauncher:
+    """For a key of TARGETS."""
+    return EmulatedLauncher(int(target.removeprefix("sm_")), TARGETS[target], policy, is_unwritten, turn)

@@ -1,0 +1,126 @@
+"""That the CUDA kernels are what they were meant to be: SASS, traffic, peers; and that docs/gpu-evidence.md is current."""
+
+from __future__ import annotations
+
+import assembled
+import emulated
+import gpu_evidence
+import numpy as np
+import pytest
+import torch
+from gpu_evidence import FILES, TARGETS
+from ptx_emulator import Buffer, Policy, Struct, launch
+from ptx_emulator.compile import compile_cuda, nvcc_version
+
+import mpkernels as mp
+
+if (WHY_NOT := assembled.why_not() or emulated.why_not()) is not None:
+    pytest.skip(WHY_NOT, allow_module_level=True)
+
+each_file = pytest.mark.parametrize("file", FILES)
+each_target = pytest.mark.parametrize("target", TARGETS)
+CASES = {f"{case.op}: {case.name}": case for case in gpu_evidence.cases()}
+each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+WIDE_SECTORS = 512 / 32  # of a warp's 16-byte accesses to adjacent memory
+QUANTIZE = "csrc/ops/quantize/cuda.cu"
+
+
+@each_file
+@each_target
+def test_no_kernel_spills_or_has_a_stack(file, target):
+    for name, kernel in assembled.assemble(file, target).items():
+        assert (kernel.spilled, kernel.stack, kernel.count("LDL|STL")) == (0, 0, 0), name
+
+
+@each_target
+def test_quantize_loads_and_stores_16_bytes(target):
+    """8 loads a thread (16 for fp32), of which the ragged loop has one more, and 4 stores for each output."""
+    for name, kernel in assembled.assemble(QUANTIZE, target).items():
+        loads = 16 if "_f32_" in name else 8
+        stores = 8 if name.endswith("_both") else 4
+        assert kernel.count(r"LDG\.E\.(NA\.)?128") == loads + 1, name
+        assert kernel.count(r"STG\.E\.128") == stores, name
+
+
+@each_target
+def test_quantize_converts_as_the_target_does_best(target):
+    for name, kernel in assembled.assemble(QUANTIZE, target).items():
+        converts = kernel.count(r"F2FP\.SATFINITE")
+        assert converts == 0 if target == "sm_80" else converts >= 32, name
+        assert kernel.count(r"F2F\.F64\.F32|F2F\.F32\.F64") <= 2, f"{name} rounds through float64"  # the scale's own
+
+
+@each_case
+@pytest.mark.parametrize("target", ["sm_80", "sm_90a"])
+def test_what_is_moved_is_what_must_be(case, target):
+    counts = gpu_evidence.count(case, target)
+    assert counts.bytes_ratio < 1.01
+    assert counts.load_sectors == WIDE_SECTORS
+    assert counts.store_sectors in (0, WIDE_SECTORS)
+    assert counts.conflicts == 0
+
+
+def cast_transpose(x: torch.Tensor, quant_scale: float, target: str):
+    """The classic kernel's results and counters."""
+    rows, columns = x.shape
+    module = compile_cuda(emulated.ROOT / "benchmarks/gpu/cast_transpose.cu", target)
+    q, q_t = np.zeros((rows, columns), np.uint8), np.zeros((columns, rows), np.uint8)
+    amax, by = np.zeros(1, np.int32), np.array([quant_scale], np.float32)
+    params = Struct("PPPPPqq", x, Buffer(q, "q", False), Buffer(q_t, "q_t", False), by, amax, rows, columns)
+    result = launch(module["cast_transpose"], (columns // 32, rows // 32), (32, 8), [params], policy=Policy())
+    return q, q_t, amax.view(np.float32)[0], result.counters
+
+
+@pytest.mark.parametrize("target", ["sm_89", "sm_90a", "sm_100a", "sm_120a"])
+def test_quantize_moves_and_executes_less_than_the_classic_design(target):
+    case = CASES["quantize: bf16 -> E4M3, q and q_t"]
+    x, quant_scale, _, q, q_t, amax = case.args
+    ours = gpu_evidence.count(case, target)
+    classic_q, classic_q_t, classic_amax, classic = cast_transpose(x, quant_scale.item(), target)
+    assert np.array_equal(q.view(torch.uint8), classic_q)
+    assert np.array_equal(q_t.view(torch.uint8), classic_q_t)
+    assert amax.item() == classic_amax
+    sectors = classic["global_load_sectors"] + classic["global_store_sectors"]
+    assert ours.bytes_ratio * case.compulsory <= 32 * sectors
+    assert ours.instructions <= 32 * classic.warp_instructions / case.elements
+    requests = classic["global_load_requests"] + classic["global_store_requests"]
+    assert case.compulsory / 512 + ours.narrow_requests < requests / 8
+
+
+@pytest.mark.parametrize("transpose", [False, True])
+@pytest.mark.parametrize("target", ["sm_80", "sm_90a"])
+def test_offsets_beyond_32_bits(target, transpose):
+    """The last tile of 2^32 elements. Only its part of each tensor is emulated (and touched), at its distance from the base."""
+    rows, columns, tile = 2**17, 2**15, 128
+    x, q = torch.empty(rows, columns, dtype=torch.bfloat16), torch.empty(rows, columns, dtype=torch.float8_e4m3fn)
+    q_t = torch.empty(columns, rows, dtype=torch.float8_e4m3fn) if transpose else q[:0, :0]
+    quant_scale, amax = torch.tensor(3.0), torch.zeros(())
+    ops = torch.ops.mpkernels_cuda
+    ops.start_recording(*vars(emulated.TARGETS[target]).values())
+    ops.quantize(x, quant_scale, transpose, q, q_t, amax)
+    each = emulated.Launch.parse(ops.stop_recording().splitlines()[-1])
+    assert each.grid == (rows * columns // tile**2, 1, 1)
+    if transpose:
+        corner = (slice(-tile, None), slice(-tile, None))
+        parts = [(x, x[corner]), (q, q[corner]), (q_t, q_t[corner])]
+    else:
+        parts = [(x, x.view(-1)[-(tile**2) :]), (q, q.view(-1)[-(tile**2) :])]
+    values = torch.randn(parts[0][1].shape, generator=torch.Generator().manual_seed(0)).bfloat16()
+    parts[0][1].copy_(values)
+    buffers = [(whole.data_ptr(), Buffer(part, f"part {i}")) for i, (whole, part) in enumerate(parts)]
+    params = emulated.Params(each.params, [Buffer(quant_scale), Buffer(amax)], buffers)
+    kernel = emulated.module(each.file, target, each.kernel)[each.kernel]
+    launch(kernel, each.grid, each.block, [params], ctas=[each.grid[0] - 1])
+    expected = mp.quantize(values, quant_scale, transpose=transpose, backend="reference")
+    assert torch.equal(parts[1][1].view(torch.uint8), expected.q.view(torch.uint8))
+    assert amax == values.abs().max()
+    if transpose:
+        assert torch.equal(parts[2][1].view(torch.uint8), expected.q_t.view(torch.uint8))
+
+
+@pytest.mark.slow
+def test_the_page_is_current():
+    page = gpu_evidence.half(of_triton=False)
+    if nvcc_version().strip() not in page:
+        pytest.skip("the page was made with another nvcc")
+    assert page == gpu_evidence.page(), "run `make gpu-evidence`"
