@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable
+from typing import Any
 
 import assembled
 import emulated
 import pytest
 import torch
-from ptx_emulator import EVERY_POLICY, launch
+from ptx_emulator import EVERY_POLICY, Buffer, launch
 from test_scaled_mm import assert_is_product, exact_value, random_fp8, scales
 
 import mpkernels as mp
@@ -220,6 +221,58 @@ def test_main_loop_is_no_longer_than_tritons(gpu, tile, warps):
 
     ours_a_step = wavefronts_a_step(lambda K: product_counters(gpu, "sm_89", tile, K, torch.float32))
     assert ours_a_step <= wavefronts_a_step(their_counters)
+
+
+# Where the fields of MmaParams (mma_plan.h) are.
+FIELDS = {"a": 0, "b": 8, "bias": 48, "out": 56, "m": 72, "n": 80, "tiles_m": 96, "tiles_n": 100}
+
+
+class FarParams(emulated.Params):
+    """The parameters of a launch of one tile, as if it were the last of (1 + down) x (1 + across) tiles."""
+
+    def __init__(self, each: emulated.Launch, buffers: list[Buffer], rows: int, columns: int, down: int, across: int) -> None:
+        super().__init__(each.params, buffers)
+        a, b, out = (buffer.array for buffer in buffers[:3])
+        self.moves = {
+            "a": (8, -rows * down * a.stride(0)),
+            "b": (8, -columns * across * b.stride(0)),
+            "bias": (8, -columns * across * 4),
+            "out": (8, -(rows * down * out.stride(0) + columns * across) * 4),
+            "m": (8, rows * down),
+            "n": (8, columns * across),
+            "tiles_m": (4, down),
+            "tiles_n": (4, across),
+        }
+
+    def pack(self, address_of: Callable[[Any], int]) -> bytes:
+        content = bytearray(super().pack(address_of))
+        for name, (size, amount) in self.moves.items():
+            at = FIELDS[name]
+            value = int.from_bytes(content[at : at + size], "little") + amount
+            content[at : at + size] = (value % 2 ** (8 * size)).to_bytes(size, "little")
+        return bytes(content)
+
+
+@every_target
+@pytest.mark.parametrize(("down", "across"), [(2**26, 2), (2, 2**26)], ids=["rows", "columns"])
+def test_more_elements_than_32_bits_count(gpu, target, down, across):
+    """The tile's rows lie 2^36 bytes and more into a or b, its elements 2^32 and more into out."""
+    M, N, K = 16, 64, 176
+    device = gpu(target, sm_count=1)
+    a, b = random_fp8(M, K, dtype=E4M3, seed=11), random_fp8(N, K, dtype=E4M3, seed=12)
+    bias, out = torch.randn(N), torch.zeros(M, N)
+    factors = scales()
+    mp.scaled_mm(a, b, *factors, bias=bias, out=out, backend="cuda")
+    near = out.clone()
+    out.zero_()
+    (each,) = device.launches
+    assert "_16x64_" in each.kernel
+    kernel = emulated.module(each.file, target, each.kernel)[each.kernel]
+    buffers = [Buffer(t) for t in (a, b, out, bias, *factors)]
+    params = FarParams(each, buffers, M, N, down, across)
+    tiles = (1 + down) * (1 + across)
+    launch(kernel, tiles, each.block, [params], shared_bytes=each.shared_bytes, ctas=[tiles - 1])
+    assert_matches(out, near)
 
 
 def plan(gpu: Gpu, target: str, M: int, N: int, K: int, sm_count: int | None = None, **options) -> str:
