@@ -22,7 +22,9 @@ def check(scores: list[Score]) -> None:
     assert total_score(scores) >= LEAST_SCORE
 
 
-def test_a_sample_of_the_mutants(capsys):
+def test_a_sample_of_the_mutants(capsys, request):
+    if any(item.name == "test_all_mutants" for item in request.session.items):
+        pytest.skip("test_all_mutants runs them all")
     scores = [run(subject) for subject in subjects(thorough=False)]
     with capsys.disabled():
         print("\na sample of the mutants (python -m tests.ptx_emulator.mutation has all):\n" + table(scores))
