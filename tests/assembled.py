@@ -24,6 +24,9 @@ def opcode(instruction: str) -> str:
     return re.sub(r"^@!?U?P\w+\s+", "", instruction).split()[0]
 
 
+LARGEST_BLOCK = 1024  # threads, where a kernel does not say
+
+
 @dataclass(frozen=True)
 class Assembled:
     """One kernel for one target."""
@@ -130,7 +133,12 @@ def _resources(report: str, sass: dict[str, str], blocks: dict[str, int]) -> lis
         registers = int(re.search(r"Used (\d+) registers", part)[1])  # type: ignore[index]
         shared = re.search(r"(\d+) bytes smem", part)
         static_shared = int(shared[1]) if shared else 0
-        found.append((name, Assembled(registers, stack, stores + loads, static_shared, blocks[name], sass[name], warnings)))
+        found.append(
+            (
+                name,
+                Assembled(registers, stack, stores + loads, static_shared, blocks.get(name, LARGEST_BLOCK), sass[name], warnings),
+            )
+        )
     return found
 
 
