@@ -32,7 +32,7 @@ def partial_sums_kernel(
     rows,
     chunks,
     inv_loss_scale,
-    found_inf,
+    found_inf_bits,
     partial_sums,
     DTYPE: tl.constexpr,
     FIRST_INFINITE: tl.constexpr,
@@ -72,7 +72,7 @@ def partial_sums_kernel(
     # Rounding is monotonic: the largest magnitude's product is the largest product.
     unscaled = top.to(tl.float32, bitcast=True) * tl.load(inv_loss_scale)
     if magnitude_bits(unscaled) >= FIRST_INFINITE:
-        tl.atomic_xchg(found_inf, 1.0, sem="relaxed")
+        tl.atomic_xchg(found_inf_bits, 0x3F800000, sem="relaxed")  # 1.0
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -105,7 +105,7 @@ def run(norm: Tensor, grads: Sequence[Tensor], inv_loss_scale: Tensor, found_inf
     for dtype, table in tables.items():
         constants = {"DTYPE": POINTED[dtype], "FIRST_INFINITE": FIRST_INFINITE[dtype]}
         constants |= {"BELOW": SQUARES_FIT_BELOW, "ABOVE": SQUARES_FIT_ABOVE, "HEADER": HEADER, "CHUNK": CHUNK, "BLOCK": BLOCK}
-        args = (table.rows, table.chunks, inv_loss_scale, found_inf, partial_sums[done : done + table.launches])
+        args = (table.rows, table.chunks, inv_loss_scale, found_inf.view(torch.int32), partial_sums[done : done + table.launches])
         triton_launch.launch(partial_sums_kernel, table.launches, args, constants, behind=groups[dtype], num_warps=8)
         done += table.launches
     triton_launch.launch(norm_kernel, 1, (partial_sums, inv_loss_scale, norm, done), {"BLOCK": 1024})

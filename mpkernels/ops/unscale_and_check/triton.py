@@ -23,7 +23,7 @@ def unscale_kernel(
     rows,
     chunks,
     inv_loss_scale,
-    found_inf,
+    found_inf_bits,
     DTYPE: tl.constexpr,
     FIRST_INFINITE: tl.constexpr,
     HEADER: tl.constexpr,
@@ -52,7 +52,7 @@ def unscale_kernel(
             tl.store(grad + index, product.to(DTYPE), mask=index < n)
             largest = tl.maximum(largest, tl.where(index < n, magnitude_bits(product), 0))
     if tl.max(largest, 0) >= FIRST_INFINITE:
-        tl.atomic_xchg(found_inf, 1.0, sem="relaxed")
+        tl.atomic_xchg(found_inf_bits, 0x3F800000, sem="relaxed")  # 1.0
 
 
 def why_not(grads: Sequence[Tensor], inv_loss_scale: Tensor, found_inf: Tensor) -> str | None:
@@ -75,7 +75,7 @@ def run(grads: Sequence[Tensor], inv_loss_scale: Tensor, found_inf: Tensor) -> N
         triton_launch.launch(
             unscale_kernel,
             table.launches,
-            (table.rows, table.chunks, inv_loss_scale, found_inf),
+            (table.rows, table.chunks, inv_loss_scale, found_inf.view(torch.int32)),
             constants,
             behind=group,
             num_warps=8,
