@@ -129,8 +129,8 @@ def _resources(report: str, sass: dict[str, str], blocks: dict[str, int]) -> lis
         name = part.split("'")[0]
         stack, stores, loads = map(
             int, re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes", part).groups()
-        )  # type: ignore[union-attr]
-        registers = int(re.search(r"Used (\d+) registers", part)[1])  # type: ignore[index]
+        )
+        registers = int(re.search(r"Used (\d+) registers", part)[1])
         shared = re.search(r"(\d+) bytes smem", part)
         static_shared = int(shared[1]) if shared else 0
         found.append(

@@ -91,7 +91,7 @@ class Subject:
 
 def statements(ptx: str, entry: str) -> Iterator[Statement]:
     """The instructions of one kernel."""
-    begin = ptx.index("{", re.search(rf"\.entry\s+{re.escape(entry)}\b[^{{]*", ptx).end() - 1)  # type: ignore[union-attr]
+    begin = ptx.index("{", re.search(rf"\.entry\s+{re.escape(entry)}\b[^{{]*", ptx).end() - 1)
     clean = NOT_CODE.sub(lambda m: " " * len(m.group()), ptx)
     depth, end = 1, begin
     while depth:
