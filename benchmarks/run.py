@@ -33,7 +33,7 @@ WHOLE = "default"  # the backend of a layer or a step: whatever its ops choose
 
 @dataclass(frozen=True)
 class Options:
-    """backends: names, or empty for the first that runs. only: the keys of the rows wanted, or None for all. end: by the clock."""
+    """backends: names, or empty for the first that runs. only: keys of the rows wanted, or None for all. end: by the clock."""
 
     setup: Setup
     backends: tuple[str, ...] = ()

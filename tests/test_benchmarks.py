@@ -1,4 +1,4 @@
-"""The benchmarks up to the clock: how times are taken, what is refused, and every case for a GPU built and called on fake tensors."""
+"""How times are taken, what is measured and what is refused; and every case for a GPU, built and called on fake tensors."""
 
 from __future__ import annotations
 
@@ -348,10 +348,11 @@ def test_bench_gpu_says_so_where_there_is_no_gpu(capsys):
     assert "there is no CUDA device here" in capsys.readouterr().err
 
 
+FACTS = {"device": "cuda", "name": "NVIDIA Fake 9000", "architecture": "sm_90", "cuda": "13.0", "torch": "2", "driver": "1"}
+
+
 class FakeGpu:
     """Where a case's tensors say that they are on a GPU, and nothing is computed."""
-
-    FACTS = {"device": "cuda", "name": "NVIDIA Fake 9000", "architecture": "sm_90", "cuda": "13.0", "torch": "2", "driver": "1"}
 
     def __init__(self, monkeypatch):
         monkeypatch.setattr(machine, "default_device", lambda: "cuda")
@@ -359,7 +360,7 @@ class FakeGpu:
         monkeypatch.setattr(torch.Tensor, "backward", lambda self, grad: None)  # the engine asks for the driver
         monkeypatch.setattr(torch, "compile", lambda call, **_: call)
         monkeypatch.setattr(timing, "on", lambda device: CountingSampling())
-        monkeypatch.setattr(machine, "facts", lambda device: self.FACTS)
+        monkeypatch.setattr(machine, "facts", lambda device: FACTS)
         monkeypatch.setattr(machine, "clock_mhz", lambda device: 1980.0)
         monkeypatch.setattr(run, "usable", lambda name, options: (self.backends(name, options), {}))
         monkeypatch.setattr(gate, "red", lambda name, backends: None)
@@ -380,7 +381,7 @@ def test_bench_gpu_works_up_to_the_device(monkeypatch, tmp_path):
     with FakeTensorMode():
         assert run.main([*arguments[:-1], str(tmp_path)]) == 0
     facts, rows = results.load(tmp_path / "gpu-nvidia-fake-9000.jsonl")
-    assert facts == FakeGpu.FACTS
+    assert facts == FACTS
     assert {row["op"] for row in rows} == set(run.FILES)
     assert {row["family"] for row in rows} == set(shapes.FAMILIES)
     missing = {(row["op"], name): why for row in rows for name, why in row["missing"].items()}
@@ -415,7 +416,7 @@ def test_a_layer_is_three_products_of_the_same_flops():
 
 
 def test_parameter_lists_are_those_of_the_models():
-    """GPT-2: 124 439 808 with the biases of its linear layers and of its norms, which are left out here. Llama 3 8B has 32 blocks."""
+    """GPT-2 without the biases of its linear layers and norms. Llama 3 8B has 32 blocks, two embeddings and a norm."""
     found = {shape.family: shape.size[0] for shape, _ in shapes.lists("cuda")}
     biases = 12 * (2304 + 768 + 3072 + 768) + 25 * 768 + 768
     assert found["gpt2"] == 124_439_808 - biases
