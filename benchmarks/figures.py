@@ -13,14 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from . import results
+from . import machine, results
 from .results import Row
 
 FOLDER = Path(__file__).parents[1] / "docs/figures"
 SETTINGS: Any = {"svg.hashsalt": "mpkernels", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}
 DIRECTIONS = ("forward", "dgrad", "wgrad")
 ROOFLINE_OPS = ("scaled_mm",)
-BANDWIDTH_OPS = ("quantize", "quantize_current", "amax")
+BANDWIDTH_OPS = {  # op -> how the names of the cases begin
+    "quantize": "bfloat16 -> float8_e4m3fn + transpose",
+    "quantize_current": "bfloat16 + transpose",
+    "amax": "bfloat16",
+}
 
 
 def _measured(rows: list[Row], ops: tuple[str, ...]) -> list[Row]:
@@ -32,14 +36,15 @@ def _measured(rows: list[Row], ops: tuple[str, ...]) -> list[Row]:
 
 
 def roofline(axes: Any, rows: list[Row]) -> None:
-    """Rates of matrix products over their flops per byte, under the memory bandwidth and the best matmul of the same run."""
-    found = [row for row in _measured(rows, ROOFLINE_OPS) if row["bytes"]]
+    """Rates of matrix products over flops per byte, under the best matmul and the bandwidth at the largest size."""
+    found = _measured(rows, ROOFLINE_OPS)
     peak = max(row["matmul_flops_per_s"] for row in found) / 1e12
-    large = [row["memory_bytes_per_s"] for row in _measured(rows, BANDWIDTH_OPS) if row["size"] == [4096, 4096]]
-    memory = (max(large) if large else max(row["memory_bytes_per_s"] for row in found)) / 1e12
-    intensity = np.geomspace(
-        min(row["flops"] / row["bytes"] for row in found) / 2, max(row["flops"] / row["bytes"] for row in found) * 2
-    )
+    memory = max((row["bytes"], row["memory_bytes_per_s"]) for row in rows if row.get("memory_bytes_per_s"))[1] / 1e12
+    points = {
+        family: [row for row in found if row["family"] == family] for family in dict.fromkeys(row["family"] for row in found)
+    }
+    edges = [row["flops"] / row["bytes"] for row in found]
+    intensity = np.geomspace(min(edges) / 2, max(edges) * 2)
     axes.plot(
         intensity,
         np.minimum(peak, memory * intensity),
@@ -47,34 +52,32 @@ def roofline(axes: Any, rows: list[Row]) -> None:
         linewidth=1,
         label="memory bandwidth, matmul peak: measured",
     )
-    for family in dict.fromkeys(row["family"] for row in found):
-        points = [
-            (row["flops"] / row["bytes"], row["flops"] / row["median_s"] / 1e12) for row in found if row["family"] == family
-        ]
-        axes.plot(*zip(*points, strict=True), "o", markersize=4, label=family)
+    for family, of in points.items():
+        x, y = ([row["flops"] / row[per] for row in of] for per in ("bytes", "median_s"))
+        axes.plot(x, np.array(y) / 1e12, "o", markersize=4, label=family)
     axes.set(xscale="log", yscale="log", xlabel="flops per byte that must move", ylabel="TFLOP/s")
     axes.legend(fontsize=7)
 
 
 def bandwidth(axes: Any, rows: list[Row]) -> None:
-    """Bytes per second over bytes moved, beside an in-place update of as many bytes."""
-    found = [row for row in _measured(rows, BANDWIDTH_OPS) if row["family"] == "square"]
-    main = [row for row in found if row["op"] == "quantize" and "bfloat16 -> float8_e4m3fn + transpose" in row["case"]]
-    streams = sorted((row["bytes"], row["memory_bytes_per_s"] / 1e9) for row in main)
+    """Bytes per second over bytes moved, of bf16 squares, beside an in-place update of as many bytes."""
+    found = [row for row in _measured(rows, tuple(BANDWIDTH_OPS)) if row["family"] == "square"]
+    found = [row for row in found if row["case"].startswith(BANDWIDTH_OPS[row["op"]])]
+    streams = sorted((row["bytes"], row["memory_bytes_per_s"] / 1e9) for row in found if row["op"] == "quantize")
     axes.plot(*zip(*streams, strict=True), "--", color="black", linewidth=1, label="in-place update of as many bytes")
     for op, backend in dict.fromkeys((row["op"], row["backend"]) for row in found):
-        chosen = main if op == "quantize" else [row for row in found if row["op"] == op and "float32" not in row["case"]]
-        points = sorted((row["bytes"], row["bytes"] / row["median_s"] / 1e9) for row in chosen if row["backend"] == backend)
+        chosen = [row for row in found if (row["op"], row["backend"]) == (op, backend)]
+        points = sorted((row["bytes"], row["bytes"] / row["median_s"] / 1e9) for row in chosen)
         axes.plot(*zip(*points, strict=True), "o-", markersize=4, linewidth=1, label=f"{op} [{backend}]")
     axes.set(xscale="log", xlabel="bytes that must move", ylabel="GB/s", ylim=(0, None))
     axes.legend(fontsize=7)
 
 
 def speedup(axes: Any, rows: list[Row]) -> None:
-    """scaled_mm against the bf16 matmul: a layer each row, a product each column."""
-    found = {
-        (row["layer"], row["direction"]): row["peers"][0]["ratio"] for row in _measured(rows, ("scaled_mm",)) if row["direction"]
-    }
+    """The first backend's scaled_mm against the bf16 matmul: a layer each row, a product each column."""
+    products = [row for row in _measured(rows, ("scaled_mm",)) if row["direction"]]
+    chosen = [row for row in products if row["backend"] == products[0]["backend"]]
+    found = {(row["layer"], row["direction"]): row["peers"][0]["ratio"] for row in chosen}
     layers = list(dict.fromkeys(layer for layer, _ in found))
     grid = np.array([[found.get((layer, direction), np.nan) for direction in DIRECTIONS] for layer in layers])
     largest = max(2.0, float(np.nanmax(grid)))
@@ -88,9 +91,9 @@ def speedup(axes: Any, rows: list[Row]) -> None:
 
 
 KINDS: dict[str, tuple[str, Callable[[Any, list[Row]], None], tuple[float, float]]] = {
-    "roofline": ("scaled_mm under the roofline of {}", roofline, (6.4, 4.0)),
-    "bandwidth": ("Bandwidth of {} over the size", bandwidth, (6.4, 4.0)),
-    "speedup": ("scaled_mm on {}: times as fast as torch's bf16 matmul", speedup, (5.0, 4.6)),
+    "roofline": ("scaled_mm under the roofline", roofline, (6.4, 4.0)),
+    "bandwidth": ("Bandwidth over size", bandwidth, (6.4, 4.0)),
+    "speedup": ("scaled_mm, times as fast as torch's bf16 matmul", speedup, (5.0, 4.6)),
 }
 
 
@@ -98,14 +101,14 @@ def sources() -> Iterator[tuple[str, str, list[Row]]]:
     """(stem, name of the device, rows) of each file of results."""
     for file in results.files():
         facts, rows = results.load(file)
-        yield file.stem, f"{facts['name']}, {facts['threads']} threads" if facts["device"] == "cpu" else facts["name"], rows
+        yield file.stem, machine.described(facts).partition(", torch")[0], rows
 
 
 def titles() -> Iterator[tuple[str, str]]:
     """File name and title of each picture."""
     for stem, name, _ in sources():
         for kind, (title, _, _) in KINDS.items():
-            yield f"{stem}-{kind}.svg", title.format(name)
+            yield f"{stem}-{kind}.svg", f"{title}: {name}"
 
 
 def draw(kind: str, name: str, rows: list[Row]) -> str:
@@ -119,7 +122,7 @@ def draw(kind: str, name: str, rows: list[Row]) -> str:
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()
-        axes.set_title(title.format(name), fontsize=9)
+        axes.set_title(f"{title}\n{name}", fontsize=9)
         plot(axes, rows)
         written = io.StringIO()
         figure.savefig(written, format="svg", metadata={"Date": None})

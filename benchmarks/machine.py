@@ -74,7 +74,7 @@ def facts(device: torch.device) -> dict[str, Any]:
 def described(found: dict[str, Any]) -> str:
     """The facts as half a sentence."""
     what = (
-        f"{found['threads']} threads, {found['capability']}"
+        f"{found['threads']} thread{'s' * (found['threads'] != 1)}, {found['capability']}"
         if found["device"] == "cpu"
         else f"{found['architecture']}, CUDA {found['cuda']}"
     )
