@@ -19,6 +19,7 @@ import numpy as np
 
 from . import reports
 from .registers import WARP, Active
+from .spaces import sparse_zeros
 from .syntax import Instruction
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ class GridRaces:
         self.machine, self.cell = machine, cell
         cells = machine.memory.global_space.size // cell
         self.shift = (machine.warps_per_cta - 1).bit_length()
-        self.writer, self.reader = np.zeros(cells, np.int32), np.zeros(cells, np.int32)
-        self.write_step, self.read_step = np.zeros(cells, np.int32), np.zeros(cells, np.int32)
+        self.writer, self.reader = sparse_zeros(cells, np.int32), sparse_zeros(cells, np.int32)
+        self.write_step, self.read_step = sparse_zeros(cells, np.int32), sparse_zeros(cells, np.int32)
         self.instruction_at: dict[int, int] = {}  # step of a store -> its instruction
         self.clash: np.ndarray | None = None
         self.synchronised = np.zeros(int(np.prod(machine.grid)) + 1, np.int32)  # the last ordering access of each CTA
