@@ -37,7 +37,7 @@ def repeated(byte: int, size: int) -> int:
 
 
 def sparse_zeros(count: int, dtype: type[np.generic]) -> np.ndarray:
-    """np.zeros in small pages. NumPy asks for huge ones from 4 MB on: then a touched byte costs 2 MB, and gaps of 64 KB all of it."""
+    """np.zeros in small pages. From 4 MB on NumPy asks for huge ones, where each touched byte costs 2 MB and gaps are no gaps."""
     memory = mmap.mmap(-1, max(count * np.dtype(dtype).itemsize, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_NOHUGEPAGE"):  # Linux
         memory.madvise(mmap.MADV_NOHUGEPAGE)
