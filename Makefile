@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 PYTHON = $(BIN)/python
 CPP = $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh')
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-emulator tiny lint fmt build doctor ptx sass gpu-evidence test-gpu bench-cpu tables second-torch wheel clean
+.PHONY: help demo test test-emulator tiny lint fmt build doctor ptx sass gpu-evidence test-gpu bench-cpu bench-train tables second-torch wheel clean
 OP ?= quantize
 ARCH ?= sm_90a
 
@@ -84,9 +84,14 @@ bench-cpu: build  ## measure every CPU bar, side by side with its peer, and stor
 	$(PYTHON) -m benchmarks.demo runs/bench/results.json --json benchmarks/results/cpu.json || missed=1; \
 	exit $$missed
 
-tables: build  ## rewrite the generated tables in README.md
+bench-train: build  ## training steps of a GPT and a DiT by precision, and the memory table; store the results
+	$(PYTHON) -m benchmarks.train --device cpu --json benchmarks/results/train-cpu.json
+	$(PYTHON) -m benchmarks.memory --json benchmarks/results/memory.json
+
+tables: build  ## rewrite the generated tables in README.md and docs/training-benchmarks.md
 	$(PYTHON) -m mpkernels.doctor --write-tables README.md
 	$(PYTHON) -m benchmarks.tables
+	$(PYTHON) -m benchmarks.training.tables
 
 wheel: build  ## one abi3 wheel for torch 2.10 and later, in dist/
 	$(PYTHON) -m pip wheel -q --no-build-isolation --no-deps -w dist .
