@@ -117,7 +117,9 @@ class Ceilings:
         x = torch.randn(n, n, device=device)
         if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9):
             codes, one = x.to(torch.float8_e4m3fn), torch.ones((), device=device)
-            self.matmul: Call = lambda: torch._scaled_mm(codes, codes.t(), one, one, out_dtype=torch.bfloat16)
+            self.matmul: Call = lambda: torch._scaled_mm(
+                codes, codes.t(), one, one, out_dtype=torch.bfloat16, use_fast_accum=True
+            )
             self.matmul_name = f"torch._scaled_mm float8_e4m3fn, {n}^3"
         elif device.type == "cuda" or native.cpu_capability() == "avx512_bf16":
             low = x.bfloat16()
