@@ -19,6 +19,7 @@ from mpkernels.doctor import version_of
 from .timing import Call
 
 ROOT = Path(__file__).parents[1]
+PEERS = ("torchao", "transformer_engine", "apex", "deepspeed")
 
 
 def _output_of(*command: str) -> str:
@@ -90,10 +91,16 @@ def file_name(found: dict[str, Any]) -> str:
 
 @functools.cache
 def provenance() -> dict[str, Any]:
-    """Of a row: the commit, whether the tree differed from it, the day."""
+    """Of a row: the commit, whether the tree differed from it, the day, versions of peers' packages."""
     changed = _output_of("git", "status", "--porcelain", "--", "mpkernels", "csrc", "benchmarks", ":!benchmarks/results")
+    packages = {package: version for package in PEERS if (version := version_of(package)) != "not installed"}
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    return {"commit": _output_of("git", "rev-parse", "--short=10", "HEAD"), "dirty": bool(changed), "date": today}
+    return {
+        "commit": _output_of("git", "rev-parse", "--short=10", "HEAD"),
+        "dirty": bool(changed),
+        "date": today,
+        "packages": packages,
+    }
 
 
 def clock_mhz(device: torch.device) -> float | None:

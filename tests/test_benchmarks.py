@@ -499,6 +499,17 @@ def test_pictures_are_those_of_the_stored_results():
     assert {file.name for file in figures.FOLDER.iterdir()} == set(drawn)
 
 
+def test_tables_begin_with_what_was_measured_and_when(monkeypatch, tmp_path):
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    rows = [
+        stored_row(1.0, commit="abc", dirty=False, date="2026-02-01", packages={"torchao": "0.18.0"}),
+        stored_row(1.0, case="b", commit="def", dirty=True, date="2026-01-01"),
+    ]
+    results.store(tmp_path / "gpu-fake.jsonl", FACTS, rows)
+    ((_, what, _),) = tables.measured()
+    assert what == "NVIDIA Fake 9000 (sm_90, CUDA 13.0), torch 2, torchao 0.18.0; commit abc, def+, 2026-01-01 to 2026-02-01."
+
+
 def test_a_missed_bar_is_shown_as_such(monkeypatch):
     rows = [stored_row(1.0, bars=[results.bar("torch", 1.0, least=2.0)], date="2026-01-01", commit="abc", dirty=True)]
     monkeypatch.setattr(tables, "measured", lambda: iter([("cpu", "A CPU.", rows)]))
