@@ -313,6 +313,14 @@ def test_what_is_measured_has_tests(name):
     assert (ROOT / file).is_file()
 
 
+@pytest.mark.parametrize(("cores", "workers"), [(2, []), (16, ["-n", "8"]), (4, ["-n", "2"])])
+def test_tests_run_in_parallel_where_there_are_cores(monkeypatch, cores, workers):
+    pytest.importorskip("xdist")
+    monkeypatch.setattr(gate.os, "cpu_count", lambda: cores)
+    command = gate.command("amax", ["cuda"])
+    assert [part for part in command if part == "-n" or part.isdigit()] == workers
+
+
 def test_time_that_is_up_ends_a_run(monkeypatch):
     said = []
     assert run.run("amax", run.Options(Setup(CPU), tests=False, end=-1.0), said.append) == []
