@@ -9,12 +9,14 @@ from typing import Any
 import emulated_triton
 import torch
 import triton
+from assembled import MATRIX
 from assembled_triton import ARCHITECTURES, assemble
 from gpu_evidence import OF_TRITON, PAGE, Case, Counts, half, rows_of, summed
-from ptx_emulator import Policy
+from ptx_emulator import Policy, Result
 
 import mpkernels as mp
 from mpkernels import triton_launch
+from mpkernels.ops.scaled_mm import triton as scaled_mm
 
 TARGETS = tuple(emulated_triton.TARGETS)
 E4M3 = torch.float8_e4m3fn
@@ -94,6 +96,54 @@ def static_table() -> list[str]:
     return rows
 
 
+PRODUCTS = {"scaled_mm 16 rows": (16, False), "scaled_mm 512 rows": (128, False), "scaled_mm 512 rows, fast": (128, True)}
+DEPTH = 512  # of K
+
+
+def product_rows() -> list[str]:
+    """Calls of assembled_triton.py, unless an earlier one has their configuration: compiled code, and one tile in the emulator."""
+    head = [
+        "target",
+        "call",
+        "tile",
+        "warps",
+        "main loop: instructions",
+        "of these",
+        "for each product",
+        "bytes ratio",
+        "conflicts",
+    ]
+    rows = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for target in TARGETS:
+        seen = set()
+        for made in (each for each in assemble(target) if each.case in PRODUCTS):
+            (config, M, N), result = one_tile(target, *PRODUCTS[made.case])
+            if config in seen:
+                continue
+            seen.add(config)
+            loop, counters = made.loop, result.counters
+            matrix = next(code for code in loop if MATRIX.match(code))
+            moved = sum(counters[f"{way}_sectors"] for way in ("global_load", "global_store", "bulk_load", "bulk_store"))
+            cells = [target, made.case.removeprefix("scaled_mm "), f"{config.block_m} x {config.block_n}", str(made.warps)]
+            cells += [str(loop["total"]), f"{loop[matrix]} {matrix}, {loop.get('FADD', 0)} FADD"]
+            cells += [f"{loop['total'] / loop[matrix]:.1f}", f"{32 * moved / ((M + N) * DEPTH + 2 * M * N):.2f}"]
+            cells += [str(counters["shared_load_conflicts"] + counters["shared_store_conflicts"])]
+            rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
+def one_tile(target: str, rows: int, fast: bool) -> tuple[tuple[scaled_mm.Config, int, int], Result]:
+    """((configuration, M, N), what its launch did)"""
+    launcher = emulated_triton.launcher(target, lambda tensor: False, 0, Policy())
+    config = scaled_mm.config_for(launcher.target(torch.device("cpu")), rows, 512, DEPTH, fast)
+    M, N = min(config.block_m, rows), config.block_n
+    a, b = values(M, DEPTH, dtype=E4M3), values(N, DEPTH, dtype=E4M3)
+    with triton_launch.using(launcher):
+        mp.scaled_mm(a, b, torch.ones(()), torch.ones(()), use_fast_accum=fast, backend="triton")
+    (result,) = launcher.results
+    return (config, M, N), result
+
+
 def page() -> str:
     return "\n".join(
         [
@@ -108,6 +158,13 @@ def page() -> str:
             "shared memory. The instructions that must and must not be in them are listed in `tests/test_triton_kernels.py`.",
             "",
             *static_table(),
+            "",
+            "## Matrix products of the Triton kernels",
+            "",
+            "The main loop is the innermost one with matrix instructions (*products*). *Bytes ratio*, *conflicts*: of one tile and",
+            f"{DEPTH} of K, as under Counts. A call whose configuration is that of an earlier one is left out.",
+            "",
+            *product_rows(),
             "",
             "## Counts of the Triton kernels",
             "",
