@@ -210,8 +210,8 @@ def section() -> list[str]:
         "* *Bytes a cycle*: what must come from L2 into an SM for the tensor cores never to wait.",
         "* *At best*: by the slowest of tensor cores, promotion and memory (operands read once, results written once), and the",
         "  share of the GPU's peak. No plan with these tiles is faster.",
-        "* *Plan's model*: the share that the plan's own cost function expects, which knows shared memory, L2, starts and epilogues",
-        "  too (`csrc/ops/scaled_mm/sm90a_plan.cpp`).",
+        "* *Plan's model*: the share that the plan's own cost function expects, which knows shared memory, L2, starts and",
+        "  epilogues too (`csrc/ops/scaled_mm/sm90a_plan.cpp`).",
     ]
     for gpu in GPUS:
         head = ["product", "M x N x K", "plan", "tiles", "rounds", "products, promotion", "bytes a cycle", "limit", "at best"]
