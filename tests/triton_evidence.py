@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import emulated_triton
@@ -11,7 +11,8 @@ import torch
 import triton
 from assembled import MATRIX
 from assembled_triton import ARCHITECTURES, assemble
-from gpu_evidence import OF_TRITON, PAGE, Case, Counts, half, rows_of, summed
+from evidence.scaled_mm import moved
+from gpu_evidence import OF_TRITON, PAGE, Case, Counts, half, rows_of, summed, table
 from ptx_emulator import Policy, Result
 
 import mpkernels as mp
@@ -19,7 +20,7 @@ from mpkernels import triton_launch
 from mpkernels.ops.scaled_mm import triton as scaled_mm
 
 TARGETS = tuple(emulated_triton.TARGETS)
-E4M3 = torch.float8_e4m3fn
+E4M3, BF16 = torch.float8_e4m3fn, torch.bfloat16
 ROWS, COLUMNS = 256, 512
 CHUNK = 1 << 14  # mpkernels.triton_tables
 Call = Callable[[], Any]
@@ -97,23 +98,12 @@ def static_table() -> list[str]:
 
 
 PRODUCTS = {"scaled_mm 16 rows": (16, False), "scaled_mm 512 rows": (128, False), "scaled_mm 512 rows, fast": (128, True)}
+PRODUCT_COLUMNS = ("call", "tile", "main loop: instructions", "of these", "for each product", "bytes ratio", "conflicts")
 DEPTH = 512  # of K
 
 
-def product_rows() -> list[str]:
-    """Calls of assembled_triton.py, unless an earlier one has their configuration: compiled code, and one tile in the emulator."""
-    head = [
-        "target",
-        "call",
-        "tile",
-        "warps",
-        "main loop: instructions",
-        "of these",
-        "for each product",
-        "bytes ratio",
-        "conflicts",
-    ]
-    rows = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+def product_rows() -> Iterator[list[str]]:
+    """Calls of assembled_triton.py: their compiled code, and one tile in the emulator. A row for each configuration."""
     for target in TARGETS:
         seen = set()
         for made in (each for each in assemble(target) if each.case in PRODUCTS):
@@ -123,13 +113,16 @@ def product_rows() -> list[str]:
             seen.add(config)
             loop, counters = made.loop, result.counters
             matrix = next(code for code in loop if MATRIX.match(code))
-            moved = sum(counters[f"{way}_sectors"] for way in ("global_load", "global_store", "bulk_load", "bulk_store"))
-            cells = [target, made.case.removeprefix("scaled_mm "), f"{config.block_m} x {config.block_n}", str(made.warps)]
-            cells += [str(loop["total"]), f"{loop[matrix]} {matrix}, {loop.get('FADD', 0)} FADD"]
-            cells += [f"{loop['total'] / loop[matrix]:.1f}", f"{32 * moved / ((M + N) * DEPTH + 2 * M * N):.2f}"]
-            cells += [str(counters["shared_load_conflicts"] + counters["shared_store_conflicts"])]
-            rows.append(f"| {' | '.join(cells)} |")
-    return rows
+            compulsory = (M + N) * DEPTH + M * N * BF16.itemsize
+            yield [
+                f"{target}: {made.case.removeprefix('scaled_mm ')}",
+                f"{config.block_m} x {config.block_n}",
+                str(loop["total"]),
+                f"{loop[matrix]} {matrix}, {loop.get('FADD', 0)} FADD",
+                f"{loop['total'] / loop[matrix]:.1f}",
+                f"{moved(result) / compulsory:.2f}",
+                str(counters["shared_load_conflicts"] + counters["shared_store_conflicts"]),
+            ]
 
 
 def one_tile(target: str, rows: int, fast: bool) -> tuple[tuple[scaled_mm.Config, int, int], Result]:
@@ -161,10 +154,10 @@ def page() -> str:
             "",
             "## Matrix products of the Triton kernels",
             "",
-            "The main loop is the innermost one with matrix instructions (*products*). *Bytes ratio*, *conflicts*: of one tile and",
-            f"{DEPTH} of K, as under Counts. A call whose configuration is that of an earlier one is left out.",
+            "The main loop is the innermost one with matrix instructions (*products*). *Bytes ratio*, *conflicts*: of one tile",
+            f"and {DEPTH} of K, as under Counts. Calls whose configuration is that of an earlier one are left out.",
             "",
-            *product_rows(),
+            *table(PRODUCT_COLUMNS, product_rows()),
             "",
             "## Counts of the Triton kernels",
             "",
