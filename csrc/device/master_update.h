@@ -36,30 +36,37 @@ struct StepParams {
 constexpr int kScalarBytes = 32;
 
 // The parameters of `prepare`: Hyper is the op's. `scalars` is the workspace.
-template <typename Hyper, int kCapacity>
+template <typename Hyper, bool kAmaxes_, int kCapacity_>
 struct PrepareParams {
+  static constexpr bool kAmaxes = kAmaxes_;
+  static constexpr int kCapacity = kCapacity_;
   Hyper hyper;
   StepParams step;
   void* scalars;
-  uint32_t first;  // the tensor that steps[0] belongs to
+  uint32_t first;  // the tensor of slot 0
   uint32_t count;
-  float* steps[kCapacity];
+  float* of_tensor[1 + kAmaxes][kCapacity];  // step counters; amaxes of the parameters
 };
 
-template <typename Hyper>
+template <typename Hyper, bool kAmaxes>
 constexpr int prepare_capacity(int bytes) {
-  return (bytes - (int)sizeof(PrepareParams<Hyper, 1>)) / (int)sizeof(float*) + 1;
+  constexpr int kEach = (1 + kAmaxes) * (int)sizeof(float*);
+  return (bytes - (int)sizeof(PrepareParams<Hyper, kAmaxes, 1>)) / kEach + 1;
 }
 
-// The tensors of a step. Lists are in the order of the op's table, gradients and copies last; a
-// copy's format is FP32 if there are none.
+template <typename Hyper, bool kAmaxes, int kBytes>
+using PrepareParamsOf = PrepareParams<Hyper, kAmaxes, prepare_capacity<Hyper, kAmaxes>(kBytes)>;
+
+// The tensors of a step. Lists are in the order of the op's table, which has gradients, copies and,
+// if they are wanted, amaxes last; a copy's format is FP32 if there are none.
 struct UpdateTensors {
   std::vector<int64_t> numels;
   std::vector<std::vector<void*>> lists;
-  std::vector<float*> steps;
+  std::vector<float*> steps, amaxes;
   HighPrecision grad_format, copy_format;
 
-  void* data(int list, size_t tensor) const {
+  void* data(size_t list, size_t tensor) const {
+    if (list == lists.size()) return amaxes[tensor];
     return lists[list].empty() ? nullptr : lists[list][tensor];
   }
 };
@@ -88,12 +95,14 @@ inline std::vector<UpdateLaunch> plan_update(const std::vector<int64_t>& numels,
   return launches;
 }
 
-template <typename Hyper, int kCapacity>
-void launch_prepare(const Kernel& kernel, PrepareParams<Hyper, kCapacity>& p,
-                    const UpdateTensors& tensors, Stream stream) {
-  for (const auto& [span, shape] : plan_prepare(tensors.steps.size(), kCapacity)) {
+// `p` has everything but the tensors.
+template <typename Params>
+void launch_prepare(const Kernel& kernel, Params& p, const UpdateTensors& tensors, Stream stream) {
+  for (const auto& [span, shape] : plan_prepare(tensors.steps.size(), Params::kCapacity)) {
     p.first = (uint32_t)span.first, p.count = (uint32_t)span.count;
-    std::copy_n(tensors.steps.begin() + span.first, span.count, p.steps);
+    std::copy_n(tensors.steps.begin() + span.first, span.count, p.of_tensor[0]);
+    if constexpr (Params::kAmaxes)
+      std::copy_n(tensors.amaxes.begin() + span.first, span.count, p.of_tensor[1]);
     launch(kernel, shape, p, stream);
   }
 }
