@@ -113,7 +113,7 @@ def test_no_kernel_spills(target, op):
     assert len(kernels) == {"adamw_update": 40, "sgd_update": 76, "unscale_and_check": 2, "grad_norm_and_check": 3}[op]
     for name, kernel in kernels.items():
         assert kernel.spilled == kernel.stack == 0, name
-        assert kernel.registers <= 64, name  # four CTAs of 256 threads an SM
+        assert kernel.registers <= (80 if "_amax" in name else 64), name  # three or four CTAs of 256 threads an SM
         assert kernel.count(r"LDL|STL") == 0, name
     for name in (n for n in kernels if re.fullmatch(r"mpk_(adamw|sgd)_update_.*bf16_bf16(_amax)?(_4k)?", n)):
         states = 3 if "adamw" in name else 2 if "momentum" in name else 1

@@ -5,6 +5,7 @@
 
 #include "device/master_update.h"
 #include "device/multi_tensor.cuh"
+#include "device/ptx/max.cuh"
 #include "device/reduce.cuh"
 #include "device/vector.cuh"
 
@@ -182,10 +183,11 @@ __device__ __forceinline__ void update_chunk(const Lists& lists, int n, const Up
   }
 }
 
+// NaN, once met, stays.
 template <int N>
-__device__ __forceinline__ uint32_t max_magnitude(uint32_t most, const float (&values)[N]) {
+__device__ __forceinline__ float max_magnitude(float most, const float (&values)[N]) {
 #pragma unroll
-  for (int e = 0; e < N; ++e) most = max(most, __float_as_uint(values[e]) & kFp32Magnitude);
+  for (int e = 0; e < N; ++e) most = ptx::max_nan(most, fabsf(values[e]));
   return most;
 }
 
@@ -193,9 +195,9 @@ __device__ __forceinline__ uint32_t max_magnitude(uint32_t most, const float (&v
 // rounding keeps the order of magnitudes, so the largest rounded is the rounded largest. One atomic
 // a warp, for 2048 elements. As integers, whose maximum depends on no order and keeps Inf and NaN.
 template <HighPrecision kCopy>
-__device__ __forceinline__ void raise_amax(void* amax, uint32_t most) {
-  most = __reduce_max_sync(kWholeWarp, most);
-  const auto copy = narrowed<kCopy>(__uint_as_float(most));
+__device__ __forceinline__ void raise_amax(void* amax, float most) {
+  const uint32_t bits = __reduce_max_sync(kWholeWarp, __float_as_uint(most));
+  const auto copy = narrowed<kCopy>(__uint_as_float(bits));
   if (threadIdx.x % kWarp == 0) atomicMax((uint32_t*)amax, Words<kCopy>::widest(copy));
 }
 

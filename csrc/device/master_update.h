@@ -14,7 +14,10 @@
 namespace mpkernels {
 
 constexpr int kUpdateThreads = 256;
-constexpr int kUpdateCtasPerSm = 4;  // the kernels keep to 65536 / (4 * 256) = 64 registers
+// The kernels keep to 65536 / (4 * 256) = 64 registers. One more, for an amax, and AdamW's would
+// spill on sm_80: those have 80, and 3 CTAs with 84 KB in flight are still several times what hides
+// DRAM.
+constexpr int update_ctas_per_sm(bool amaxes) { return amaxes ? 3 : 4; }
 // 459 KB at 28 bytes an element: about 20 us of an SM's share of the bandwidth, against about one
 // for finding the tensor and its scalars; small enough that a list of 100 M elements still gives
 // every CTA a dozen chunks.
@@ -88,10 +91,11 @@ inline std::vector<UpdateLaunch> plan_prepare(size_t tensors, size_t capacity) {
 }
 
 inline std::vector<UpdateLaunch> plan_update(const std::vector<int64_t>& numels, size_t capacity,
-                                             const DeviceFacts& facts) {
+                                             bool amaxes, const DeviceFacts& facts) {
+  const int ctas = update_ctas_per_sm(amaxes);
   std::vector<UpdateLaunch> launches;
   for (const TableSpan& span : plan_tables(numels, kUpdateChunk, capacity))
-    launches.push_back({span, persistent(span.chunks, kUpdateThreads, kUpdateCtasPerSm, facts)});
+    launches.push_back({span, persistent(span.chunks, kUpdateThreads, ctas, facts)});
   return launches;
 }
 
@@ -111,7 +115,8 @@ void launch_prepare(const Kernel& kernel, Params& p, const UpdateTensors& tensor
 template <typename Params>
 void launch_update(const Kernel& kernel, Params& p, const UpdateTensors& tensors,
                    const DeviceFacts& facts, Stream stream) {
-  for (const auto& [span, shape] : plan_update(tensors.numels, Params::kCapacity, facts)) {
+  const bool amaxes = !tensors.amaxes.empty();
+  for (const auto& [span, shape] : plan_update(tensors.numels, Params::kCapacity, amaxes, facts)) {
     fill_table(p.tensors, tensors.numels, kUpdateChunk, span,
                [&](int list, size_t t) { return tensors.data(list, t); });
     p.first = (uint32_t)span.first;

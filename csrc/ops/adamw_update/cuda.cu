@@ -116,7 +116,7 @@ __device__ __forceinline__ void update(const P& p) {
                          p.one_minus_beta2,
                          p.lerp_weight,
                          p.lerp_from_average};
-    uint32_t most = 0;
+    float most = 0.0f;
     update_chunk(UpdateLists<3, kGrad, kCopy>(p.tensors, chunk), chunk.numel,
                  [&](auto& states, const auto& gradients) {
                    update_elements(states, gradients, c);
@@ -138,7 +138,7 @@ __device__ __forceinline__ void update(const P& p) {
 // <gradient>_<copy>
 #define MPK_UPDATE(name, grad, copy, amaxes, bytes)                                              \
   extern "C" __global__ void __launch_bounds__(mpkernels::kUpdateThreads,                        \
-                                               mpkernels::kUpdateCtasPerSm)                      \
+                                               mpkernels::update_ctas_per_sm(amaxes))            \
       mpk_adamw_update_##name(                                                                   \
           const __grid_constant__ mpkernels::adamw_update::Params<amaxes, mpkernels::bytes> p) { \
     using mpkernels::HighPrecision;                                                              \

@@ -52,7 +52,7 @@ __device__ __forceinline__ void update(const P& p) {
     const Coefficients c{step.inv_loss_scale,   step.clip,      step.lr,     p.momentum,
                          p.one_minus_dampening, p.weight_decay, p.has_decay, p.nesterov,
                          own.is_first != 0.0f};
-    uint32_t most = 0;
+    float most = 0.0f;
     update_chunk(UpdateLists<kMomentum ? 2 : 1, kGrad, kCopy>(p.tensors, chunk), chunk.numel,
                  [&](auto& states, const auto& gradients) {
                    update_elements(states, gradients, c);
@@ -74,7 +74,7 @@ __device__ __forceinline__ void update(const P& p) {
 // <gradient>_<copy>
 #define MPK_UPDATE_OF(kind, name, momentum, grad, copy, amaxes, bytes)                            \
   extern "C" __global__ void __launch_bounds__(mpkernels::kUpdateThreads,                         \
-                                               mpkernels::kUpdateCtasPerSm)                       \
+                                               mpkernels::update_ctas_per_sm(amaxes))             \
       mpk_sgd_update_##kind##_##name(                                                             \
           const __grid_constant__                                                                 \
               mpkernels::sgd_update::Params<momentum, amaxes, mpkernels::bytes>                   \
