@@ -66,14 +66,14 @@ class DelayedScalingState(nn.Module):
             for name, buffer in self.named_buffers():
                 buffer.fill_(1.0 if name.endswith("scale") else 0.0)
 
-    def slot(self, tensor: str) -> tuple[Tensor, Tensor, Tensor]:
-        """(amax_history, quant_scale, dequant_scale) of "input", "weight" or "grad_output"."""
+    def slot(self, tensor: str) -> list[Tensor]:
+        """[amax_history, quant_scale, dequant_scale] of "input", "weight" or "grad_output"."""
         buffers = self._buffers
-        return (
+        return [
             buffers[f"{tensor}_amax_history"],
             buffers[f"{tensor}_quant_scale"],
             buffers[f"{tensor}_dequant_scale"],
-        )  # type: ignore[return-value]  # buffers are never None here
+        ]  # type: ignore[list-item]  # buffers are never None here
 
     def begin_forward(self) -> bool:
         """Called by a layer before it quantises: ends the step if a backward has run. Returns whether the scales may be used.
@@ -172,12 +172,3 @@ class DelayedScalingState(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.recipe}"
-
-
-def record_amax(history: Tensor, amax: Tensor) -> None:
-    """Fold an amax into the running step's slot. Idempotent, so the replays of activation checkpointing do no harm.
-
-    fmax drops NaN; Inf is dropped at the end of the step.
-    """
-    newest = history[0]
-    newest.copy_(torch.fmax(newest, amax))

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 
 from ... import native
+from ...layout import dense_either_way
+
+_kernel = None if native.cpu_missing else torch.ops.mpkernels_cpu.quantize_current.default
 
 TARGETS = ("default", "avx2", "avx512")
 
@@ -28,6 +31,4 @@ def run(
     power_of_two: bool,
     transpose: bool,
 ) -> None:
-    if not (x.is_contiguous() or (x.dim() == 2 and x.t().is_contiguous())):
-        x = x.contiguous()
-    torch.ops.mpkernels_cpu.quantize_current(x, margin, power_of_two, transpose, q, q_t, amax, quant_scale, dequant_scale)
+    _kernel(dense_either_way(x), margin, power_of_two, transpose, q, q_t, amax, quant_scale, dequant_scale)  # type: ignore[misc]  # not None: why_not

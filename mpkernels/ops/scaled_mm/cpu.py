@@ -30,8 +30,9 @@ def run(
 ) -> None:
     if bias is not None:
         bias = bias.contiguous()
-    _kernel(_k_major(a), _k_major(b), dequant_scale_a, dequant_scale_b, bias, out, accumulate)  # type: ignore[misc]  # not None: why_not
+    _kernel(k_major(a), k_major(b), dequant_scale_a, dequant_scale_b, bias, out, accumulate)  # type: ignore[misc]  # not None: why_not
 
 
-def _k_major(x: Tensor) -> Tensor:
+def k_major(x: Tensor) -> Tensor:
+    """The matrix itself where K is contiguous in memory, else a copy."""
     return x if x.stride(1) == 1 or x.shape[1] <= 1 else x.contiguous()
