@@ -232,6 +232,10 @@ const char* why_not(const Product& p, const DeviceFacts& facts) {
   // TMA counts rows and columns with 32-bit signed integers; tiles may reach beyond the matrix.
   constexpr int64_t kMost = INT32_MAX - 512;
   if (p.m > kMost || p.n > kMost || p.k > kMost) return "M, N or K is beyond 2^31 - 512";
+  for (const Tile& t : kTiles)  // they are counted in 31 bits
+    if (ceil_div(t.swapped ? p.n : p.m, t.rows) * ceil_div(t.swapped ? p.m : p.n, t.columns) >
+        INT32_MAX)
+      return "out has 2^31 tiles or more";
   if ((p.m > 1 && p.pitch_a < p.k) || (p.n > 1 && p.pitch_b < p.k))
     return "rows of a or b overlap, which TMA does not address";
   return nullptr;
