@@ -122,10 +122,10 @@ def _parts(
 def _example(device: torch.device) -> tuple[object, ...]:
     grad_out = torch.linspace(-2, 2, 15, device=device).view(5, 3)
     x_t, weight_t = (torch.linspace(-2, 2, 8 * n, device=device).view(8, n).to(torch.float8_e4m3fn) for n in (5, 3))
-    history, one = torch.zeros(4, device=device), torch.ones((), device=device)
-    kept = (x_t, one, weight_t, one)
-    how = (True, True, torch.float8_e5m2, 0, False)
-    return grad_out, *kept, [history, torch.ones((), device=device), one.clone()], *how, torch.float32, torch.float32, False, False
+    one = torch.ones((), device=device)
+    scaling = [torch.zeros(4, device=device), one.clone(), one.clone()]
+    how = (True, True, torch.float8_e5m2, 0, False, torch.float32, torch.float32, False, False)
+    return grad_out, x_t, one, weight_t, one, scaling, *how
 
 
 op = Op(

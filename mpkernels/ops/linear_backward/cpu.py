@@ -9,9 +9,8 @@ from ... import native
 from ...layout import CODES_ALIGNMENT, dense_either_way
 from ..scaled_mm.cpu import k_major
 
-_kernel = None if native.cpu_missing else torch.ops.mpkernels_cpu.linear_backward.default
-
 TARGETS = ("default", "avx2", "avx512", "avx512_bf16")
+_kernel = native.cpu_kernel("linear_backward")
 
 
 def why_not(grad_out: Tensor, *_args: object) -> str | None:
@@ -47,4 +46,4 @@ def run(
     scratch = grad_out.new_empty(codes + CODES_ALIGNMENT + codes, dtype=dtype)  # the codes, and those of the transpose
     kept = (x_t, dequant_scale_x, weight_t, dequant_scale_weight)
     how = (calibrated, record, margin, power_of_two)
-    _kernel(dense_either_way(grad_out), *kept, grad_scaling, *how, scratch, grad_x, grad_weight)  # type: ignore[misc]  # not None: why_not
+    _kernel(dense_either_way(grad_out), *kept, grad_scaling, *how, scratch, grad_x, grad_weight)

@@ -1,4 +1,4 @@
-"""linear_forward: the forward pass of an FP8 linear layer as one op. Quantise x and weight, multiply, keep what backward needs."""
+"""linear_forward: the forward pass of an FP8 linear layer as one op. Quantise x and weight, multiply, keep the transposes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class LinearForward(NamedTuple):
 
 
 def check_operands(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """x (..., K), weight (N, K), bias (N,) or None: dtypes, shapes and devices."""
+    """X (..., K), weight (N, K), bias (N,) or None: dtypes, shapes and devices."""
     if weight.dim() != 2 or x.dim() == 0 or x.shape[-1] != weight.shape[1]:
         raise ValueError(
             "x must be (..., in_features) and weight (out_features, in_features), "
@@ -160,7 +160,7 @@ def linear_forward(
     use_fast_accum: bool = False,
     backend: str | None = None,
 ) -> LinearForward:
-    """x weight^T + bias in FP8, and the transposes that backward multiplies by: what a linear layer does in its forward pass.
+    """X weight^T + bias in FP8, and the transposes that backward multiplies by: what a linear layer does in its forward pass.
 
         q_x, x_t = quantize_current(x)      q_w, weight_t = quantize_current(weight)      out = scaled_mm(q_x, q_w) + bias
 

@@ -8,9 +8,8 @@ from torch import Tensor
 from ... import native
 from ...layout import CODES_ALIGNMENT, dense_either_way
 
-_kernel = None if native.cpu_missing else torch.ops.mpkernels_cpu.linear_forward.default
-
 TARGETS = ("default", "avx2", "avx512", "avx512_bf16")
+_kernel = native.cpu_kernel("linear_forward")
 
 
 def why_not(x: Tensor, *_args: object) -> str | None:
@@ -45,4 +44,4 @@ def run(
     scratch = x.new_empty(x.numel() + CODES_ALIGNMENT + weight.numel(), dtype=dtype)  # the codes of both
     inputs = (dense_either_way(x), dense_either_way(weight), bias, x_scaling, weight_scaling)
     how = (calibrated, record, margin, power_of_two)
-    _kernel(*inputs, *how, scratch, out, x_t, dequant_scale_x, weight_t, dequant_scale_weight)  # type: ignore[misc]  # not None: why_not
+    _kernel(*inputs, *how, scratch, out, x_t, dequant_scale_x, weight_t, dequant_scale_weight)

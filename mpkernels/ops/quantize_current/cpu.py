@@ -8,9 +8,8 @@ from torch import Tensor
 from ... import native
 from ...layout import dense_either_way
 
-_kernel = None if native.cpu_missing else torch.ops.mpkernels_cpu.quantize_current.default
-
 TARGETS = ("default", "avx2", "avx512")
+_kernel = native.cpu_kernel("quantize_current")
 
 
 def why_not(x: Tensor, dtype: torch.dtype, margin: int, power_of_two: bool, transpose: bool) -> str | None:
@@ -31,4 +30,4 @@ def run(
     power_of_two: bool,
     transpose: bool,
 ) -> None:
-    _kernel(dense_either_way(x), margin, power_of_two, transpose, q, q_t, amax, quant_scale, dequant_scale)  # type: ignore[misc]  # not None: why_not
+    _kernel(dense_either_way(x), margin, power_of_two, transpose, q, q_t, amax, quant_scale, dequant_scale)
