@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import importlib.util
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,6 +35,8 @@ class EmulatedLauncher:
 
     policy: of the emulator; None: the launches take turns through all of them.
     is_unwritten: tells of a tensor whether its bytes count as never written, so that a kernel may not read them.
+    parts: (a tensor too large to emulate, the part of it that is there).
+    ctas: of a grid; those that run.
     """
 
     arch: int
@@ -42,6 +45,8 @@ class EmulatedLauncher:
     is_unwritten: Callable[[Tensor], bool] = lambda tensor: False
     turn: int = 0
     numerics: str = "exact"
+    parts: Sequence[tuple[Tensor, Tensor]] = ()
+    ctas: Callable[[int], Sequence[int]] = range
     results: deque[Result] = field(default_factory=lambda: deque(maxlen=LAUNCHES_KEPT))
     kernels: list[str] = field(default_factory=list)
 
@@ -59,6 +64,7 @@ class EmulatedLauncher:
         self.turn += 1
         self.kernels.append(launch.kernel.__name__)
         args = [self.argument(a, launch) if isinstance(a, Tensor) else a for a in launch.args]
+        bases = [self.buffer(a.base) for a in launch.args if hasattr(a, "block_shape")]
         self.results.append(
             launch_triton(
                 launch.kernel,
@@ -66,6 +72,8 @@ class EmulatedLauncher:
                 args,
                 {**launch.constants, **launch.options},
                 target=self.arch,
+                bases=bases,
+                ctas=self.ctas(prod(launch.grid)),
                 policy=self.policy or EVERY_POLICY[self.turn % len(EVERY_POLICY)],
                 numerics=self.numerics,
             )
@@ -73,7 +81,12 @@ class EmulatedLauncher:
 
     def argument(self, tensor: Tensor, launch: Launch) -> Buffer:
         table = launch.behind and tensor is launch.args[0]
-        return Buffer(tensor, None, not self.is_unwritten(tensor), tensor.data_ptr() % 256, launch.behind if table else ())
+        return self.buffer(tensor, [self.buffer(t) for t in launch.behind] if table else ())
+
+    def buffer(self, tensor: Tensor, behind: Sequence[Buffer] = ()) -> Buffer:
+        part = next((part for whole, part in self.parts if whole.data_ptr() == tensor.data_ptr()), None)
+        phase = (tensor if part is None else part).data_ptr() % 256
+        return Buffer(tensor, None, not self.is_unwritten(tensor), phase, behind, part)
 
 
 def launcher(target: str, is_unwritten: Callable[[Tensor], bool], turn: int, policy: Policy | None = None) -> EmulatedLauncher:

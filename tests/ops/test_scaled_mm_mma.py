@@ -193,45 +193,6 @@ def test_assembled_as_meant(target):
         assert count(r"LDL|STL|LDG\.|STG|LDS$|STS|PRMT|I2F|F2F") == 0, name
 
 
-def triton_product(tile: str, warps: int):
-    """Triton's kernel for the same tile and steps of K."""
-    pytest.importorskip("triton")
-    from ptx_emulator.compile import compile_triton
-    from triton_products import product
-
-    M, N = map(int, tile.split("x"))
-    signature = {"a_ptr": "*fp8e4nv", "b_ptr": "*fp8e4nv", "out_ptr": "*fp32", "N": "i32", "K": "i32"}
-    constants = {"BLOCK_M": M, "BLOCK_N": N, "BLOCK_K": DEPTH}
-    return compile_triton(product, signature, constants, 89, list(signature), num_warps=warps, num_stages=3)
-
-
-def wavefronts_a_step(counters_of: Callable[[int], dict[str, int]]) -> int:
-    """Shared-memory wavefronts of a step of K in the main loop: what two more steps cost, by halves."""
-    short, long = (counters_of(K) for K in (4 * DEPTH, 6 * DEPTH))
-    return sum(long[f"shared_{what}_wavefronts"] - short[f"shared_{what}_wavefronts"] for what in ("load", "store")) // 2
-
-
-@pytest.mark.parametrize(("tile", "warps"), [("128x128", 8), ("64x64", 4)])
-def test_main_loop_is_no_longer_than_tritons(gpu, tile, warps):
-    """On sm_89, unpromoted: Triton 3.8 does not promote there, whatever is asked of it. Both through the same ptxas."""
-    if (why := assembled.why_not()) is not None:
-        pytest.skip(why)
-    theirs = triton_product(tile, warps)
-    M, N = map(int, tile.split("x"))
-    ours = assembled.assemble("csrc/ops/scaled_mm/sm89.cu", "sm_89")[kernel_name("sm_89", tile, "fast", E4M3, E4M3)].loop("QMMA")
-    peer = assembled.assemble_ptx(theirs.ptx, "sm_89")["product"].loop("QMMA")
-    assert sum("QMMA" in code for code in ours) == sum("QMMA" in code for code in peer)
-    assert len(ours) <= len(peer)
-
-    def their_counters(K: int) -> dict[str, int]:
-        a, b = (torch.zeros(rows, K, dtype=torch.uint8) for rows in (M, N))
-        arguments = [a, b, torch.zeros(M, N), N, K, *theirs.scratch]
-        return launch(theirs.kernel, 1, theirs.block, arguments, shared_bytes=theirs.shared_bytes).counters.totals
-
-    ours_a_step = wavefronts_a_step(lambda K: product_counters(gpu, "sm_89", tile, K, torch.float32))
-    assert ours_a_step <= wavefronts_a_step(their_counters)
-
-
 # Where the fields of MmaParams (mma_plan.h) are.
 FIELDS = {"a": 0, "b": 8, "bias": 48, "out": 56, "m": 72, "n": 80, "tiles_m": 96, "tiles_n": 100}
 

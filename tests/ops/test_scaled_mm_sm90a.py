@@ -309,16 +309,6 @@ def test_fast_accumulation_takes_the_wider_tile():
     assert "fast" not in plan_of(8192, 8192, 8192)
 
 
-def test_the_page_shows_the_plans_that_are_made():
-    page = (emulated.ROOT / "docs/ops/scaled_mm.md").read_text()
-    rows = re.findall(r"^\| (\d+) x (\d+) x (\d+) \| ([^|]*) \| (.*cycles a block of K) \|$", page, re.MULTILINE)
-    assert len(rows) >= 10
-    for M, N, K, what, words in rows:
-        into_fp32 = "grad_w" in what
-        shape = (int(M), int(N), int(K))
-        assert plan_of(*shape, FP32 if into_fp32 else BF16, accumulate=into_fp32, fast="fast" in what) == words
-
-
 def test_workspace_stays_within_l2():
     device = EmulatedDevice("sm_90a")
     for M, N, K in ((768, 3072, 16384), (64, 64, 100_000), (512, 512, 65536), (1, 16384, 16384)):
