@@ -1,8 +1,8 @@
 """Where the host's time goes in one Fp8Linear forward + backward with no work to do: python -m benchmarks.host_overhead
 
-Each line is a call that holds the one above it, measured on its own, all of them in turn; the second column is what it adds. Of the
-backward pass torch's part (`Tensor.backward`, the engine, the accumulation of three gradients) is measured with a function that
-computes nothing. The bar is 60 us for forward and backward (benchmarks/layers/bench_fp8_linear.py).
+Each line is a call that holds the one above it, measured on its own, all of them in turn; the second column is what it adds. Of
+the backward pass torch's part (`Tensor.backward`, the engine, the accumulation of three gradients) is measured with a function
+that computes nothing. The bar is 60 us for forward and backward (benchmarks/layers/bench_fp8_linear.py).
 """
 
 from __future__ import annotations
