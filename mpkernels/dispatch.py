@@ -28,6 +28,7 @@ import torch
 BACKENDS = ("cuda", "triton", "cpu", "reference")
 LIBRARY = torch.library.Library("mpkernels", "DEF")
 OPS: dict[str, Op] = {}
+_below_autograd, _increment_version = torch._C._AutoDispatchBelowAutograd, torch.autograd.graph.increment_version
 _PLAIN = {torch.Tensor, torch.nn.Parameter, list, type(None), torch.dtype, bool, int, float}  # arguments that hide no behaviour
 
 
@@ -180,7 +181,7 @@ class Op:
         return self._execute(args, backend)
 
     def _execute(self, args: tuple[Any, ...], backend: str | None) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():  # ops are not differentiable: what a backend calls must record nothing
+        with _below_autograd():  # ops are not differentiable: what a backend calls must record nothing
             if self.arguments is None:
                 module = self.select(args, backend)
                 if module is None:
@@ -193,7 +194,7 @@ class Op:
                 self.select(backend_args, backend).run(*backend_args)  # type: ignore[union-attr]  # such an op has no parts
         for i in self._written:  # backends write through raw pointers; autograd must still see what it saved being changed
             if args[i] is not None:
-                torch.autograd.graph.increment_version(args[i])
+                _increment_version(args[i])
         return _unpack(outputs)
 
     def call(self, *args: Any, backend: str | None) -> Any:

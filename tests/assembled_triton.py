@@ -84,35 +84,14 @@ def multi_tensor_calls() -> dict[str, Any]:
         grads, copies = tensors(dtype), [] if dtype == torch.float32 else tensors(dtype)
         calls[f"unscale_and_check_ {name}"] = lambda g=grads: mp.unscale_and_check_(g, one, found, **low)
         calls[f"grad_norm_and_check {name}"] = lambda g=grads: mp.grad_norm_and_check(g, one, found, **low)
-        calls[f"adamw_update_ {name}"] = lambda g=grads, c=copies: mp.adamw_update_(
-            tensors(),
-            tensors(),
-            tensors(),
-            steps,
-            c,
-            g,
-            lr=1e-3,
-            beta1=0.9,
-            beta2=0.95,
-            eps=1e-8,
-            weight_decay=0.1,
-            **scaled,
-            **low,
-        )
-        calls[f"sgd_update_ {name}"] = lambda g=grads, c=copies: mp.sgd_update_(
-            tensors(),
-            tensors(),
-            steps,
-            c,
-            g,
-            lr=1e-3,
-            momentum=0.9,
-            dampening=0.0,
-            weight_decay=0.1,
-            nesterov=False,
-            **scaled,
-            **low,
-        )
+        for suffix, amaxes in (("", None), (", amaxes", list(torch.zeros(len(sizes)).unbind()))):
+            common = {"lr": 1e-3, "weight_decay": 0.1, "param_amaxes": amaxes, **scaled, **low}
+            calls[f"adamw_update_ {name}{suffix}"] = lambda g=grads, c=copies, common=common: mp.adamw_update_(
+                tensors(), tensors(), tensors(), steps, c, g, beta1=0.9, beta2=0.95, eps=1e-8, **common
+            )
+            calls[f"sgd_update_ {name}{suffix}"] = lambda g=grads, c=copies, common=common: mp.sgd_update_(
+                tensors(), tensors(), steps, c, g, momentum=0.9, dampening=0.0, nesterov=False, **common
+            )
     return calls
 
 

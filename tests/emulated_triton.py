@@ -13,6 +13,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
+from emulated import IN_STEP
 from ptx_emulator import EVERY_POLICY, Buffer, Policy, Result
 from torch import Tensor
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 # Multiprocessors: few, so that the persistent kernels' programs take several turns, and different ones.
 TARGETS = {"sm_80": 2, "sm_89": 3, "sm_90": 2, "sm_100": 1, "sm_120": 2}
 
+# A list of 160 tensors takes 10 s where warps run at random, under one in step.
+MOST_PROGRAMS_AT_RANDOM = 8
 LAUNCHES_KEPT = 16  # a result holds all that the launch had in shared memory and registers
 
 
@@ -33,7 +36,7 @@ def why_not() -> str | None:
 class EmulatedLauncher:
     """A Launcher of mpkernels.triton_launch. `kernels`: what was launched; `results`: what the last launches did.
 
-    policy: of the emulator; None: the launches take turns through all of them.
+    policy: of the emulator; None: the launches take turns through all of them, those of many programs through those in step.
     is_unwritten: tells of a tensor whether its bytes count as never written, so that a kernel may not read them.
     parts: (a tensor too large to emulate, the part of it that is there).
     ctas: of a grid; those that run.
@@ -65,6 +68,7 @@ class EmulatedLauncher:
         self.kernels.append(launch.kernel.__name__)
         args = [self.argument(a, launch) if isinstance(a, Tensor) else a for a in launch.args]
         bases = [self.buffer(a.base) for a in launch.args if hasattr(a, "block_shape")]
+        policies = EVERY_POLICY if prod(launch.grid) <= MOST_PROGRAMS_AT_RANDOM else IN_STEP
         self.results.append(
             launch_triton(
                 launch.kernel,
@@ -74,7 +78,7 @@ class EmulatedLauncher:
                 target=self.arch,
                 bases=bases,
                 ctas=self.ctas(prod(launch.grid)),
-                policy=self.policy or EVERY_POLICY[self.turn % len(EVERY_POLICY)],
+                policy=self.policy or policies[self.turn % len(policies)],
                 numerics=self.numerics,
             )
         )

@@ -47,6 +47,7 @@ def listed() -> list[tuple[Case, Call]]:
     low = torch.bfloat16
     rest = {"inv_loss_scale": one, "found_inf": found, "backend": "triton"}
     steps = [torch.zeros(()) for _ in range(2)]
+    amaxes = {"param_amaxes": list(torch.zeros(2).unbind())}
     adamw = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1, **rest}
     sgd = {"lr": 1e-3, "momentum": 0.9, "dampening": 0.0, "weight_decay": 0.1, "nesterov": False, **rest}
     args = tensors(low), one, found
@@ -58,8 +59,16 @@ def listed() -> list[tuple[Case, Call]]:
             lambda: mp.adamw_update_(tensors(), tensors(), tensors(), steps, tensors(low), tensors(low), **adamw),
         ),
         (
+            Case("adamw_update_", "bf16 gradients and copy, amaxes", (), n, 28 * n),
+            lambda: mp.adamw_update_(tensors(), tensors(), tensors(), steps, tensors(low), tensors(low), **adamw, **amaxes),
+        ),
+        (
             Case("sgd_update_", "momentum, bf16 gradients and copy", (), n, 20 * n),
             lambda: mp.sgd_update_(tensors(), tensors(), steps, tensors(low), tensors(low), **sgd),
+        ),
+        (
+            Case("sgd_update_", "momentum, bf16 gradients and copy, amaxes", (), n, 20 * n),
+            lambda: mp.sgd_update_(tensors(), tensors(), steps, tensors(low), tensors(low), **sgd, **amaxes),
         ),
     ]
 
