@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ... import native
 
-_kernel = None if native.cpu_missing else torch.ops.mpkernels_cpu.scaled_mm.default
-
 TARGETS = ("default", "avx2", "avx512", "avx512_bf16")
+_kernel = native.cpu_kernel("scaled_mm")
 
 
 def why_not(a: Tensor, *_args: object) -> str | None:
@@ -30,8 +28,9 @@ def run(
 ) -> None:
     if bias is not None:
         bias = bias.contiguous()
-    _kernel(_k_major(a), _k_major(b), dequant_scale_a, dequant_scale_b, bias, out, accumulate)  # type: ignore[misc]  # not None: why_not
+    _kernel(k_major(a), k_major(b), dequant_scale_a, dequant_scale_b, bias, out, accumulate)
 
 
-def _k_major(x: Tensor) -> Tensor:
+def k_major(x: Tensor) -> Tensor:
+    """The matrix itself where K is contiguous in memory, else a copy."""
     return x if x.stride(1) == 1 or x.shape[1] <= 1 else x.contiguous()
