@@ -53,27 +53,24 @@ MPK_INLINE uint32_t encode_row(Format, const In* __restrict__ x, uint8_t* __rest
 
 template <typename In, typename Format>
 MPK_INLINE uint32_t encode_rows_body(Format format, const In* x, int64_t pitch, int64_t rows,
-                                     int64_t columns, float quant_scale, uint8_t* q) {
+                                     int64_t columns, float quant_scale, const CodeRows& q) {
   uint32_t amax = 0;
   for (int64_t r = 0; r < rows; ++r) {
-    amax = std::max(amax, encode_row(format, x + r * pitch, q + r * columns, columns, quant_scale));
+    amax = std::max(amax,
+                    encode_row(format, x + r * pitch, q.data + r * q.pitch, columns, quant_scale));
   }
   return amax;
 }
 MPK_MULTIVERSION((template <typename In, typename Format>), uint32_t, encode_rows,
                  (Format format, const In* x, int64_t pitch, int64_t rows, int64_t columns,
-                  float quant_scale, uint8_t* q),
+                  float quant_scale, const CodeRows& q),
                  (format, x, pitch, rows, columns, quant_scale, q))
 
-// At most kTileRows x kTileColumns of x. q (null: not wanted) has `q_pitch` bytes a row, q_t
-// `q_t_pitch`.
+// At most kTileRows x kTileColumns of x.
 struct Tile {
   int64_t rows, columns;
   int64_t rows_left;  // of x, from the tile's first on
-  uint8_t* q;
-  int64_t q_pitch;
-  uint8_t* q_t;
-  int64_t q_t_pitch;
+  CodeRows q, q_t;
   bool stream;  // whole cache lines only
 };
 
@@ -85,7 +82,7 @@ MPK_INLINE void prefetch_row(const In* x, int64_t n) {
 }
 
 MPK_INLINE void store_row(const uint8_t* codes, int64_t row, const Tile& tile) {
-  uint8_t* q = tile.q + row * tile.q_pitch;
+  uint8_t* q = tile.q.data + row * tile.q.pitch;
   if (!tile.stream) {
     memcpy(q, codes, tile.columns);
     return;
@@ -102,7 +99,7 @@ MPK_INLINE void store_transposed(const Codes& codes, const Tile& tile) {
     }
     const int64_t wanted = std::min<int64_t>(16, tile.columns - c);
     for (int64_t i = 0; i < wanted; ++i) {
-      uint8_t* destination = tile.q_t + (c + i) * tile.q_t_pitch;
+      uint8_t* destination = tile.q_t.data + (c + i) * tile.q_t.pitch;
       if (tile.stream) {
         for (int64_t r = 0; r < tile.rows; r += kCacheLine)
           stream_bytes(destination + r, columns[i] + r, kCacheLine);
@@ -121,13 +118,13 @@ MPK_INLINE uint32_t encode_tile_body(Format format, const In* x, int64_t pitch, 
   // q_t's lines lie a row of q_t apart, beyond any hardware prefetcher: ask for them while
   // encoding.
   for (int64_t c = 0; c < tile.columns && !tile.stream; ++c) {
-    __builtin_prefetch(tile.q_t + c * tile.q_t_pitch, 1);
+    __builtin_prefetch(tile.q_t.data + c * tile.q_t.pitch, 1);
   }
   uint32_t amax = 0;
   for (int64_t r = 0; r < tile.rows; ++r) {
     if (r + kReadAhead < tile.rows_left) prefetch_row(x + (r + kReadAhead) * pitch, tile.columns);
     amax = std::max(amax, encode_row(format, x + r * pitch, codes[r], tile.columns, quant_scale));
-    if (tile.q) store_row(codes[r], r, tile);
+    if (tile.q.data) store_row(codes[r], r, tile);
   }
   store_transposed(codes, tile);
   if (tile.stream) stream_fence();
@@ -142,25 +139,27 @@ template <typename In, typename Format>
 uint32_t run_rows(const Params& p) {
   const In* x = (const In*)p.x.data;
   const int64_t columns = p.x.columns, pitch = p.x.pitch;
-  if (p.x.is_dense()) {
+  if (p.x.is_dense() && (p.x.rows <= 1 || p.q.pitch == columns)) {
     return parallel_max(p.x.rows * columns, kElementwiseGrain, [&](int64_t begin, int64_t end) {
       const int64_t n = end - begin;
-      return encode_rows(Format{}, x + begin, n, 1, n, p.quant_scale, p.q + begin);
+      const CodeRows q{p.q.data + begin, n};
+      return encode_rows(Format{}, x + begin, n, 1, n, p.quant_scale, q);
     });
   }
   const int64_t grain = std::max<int64_t>(1, kElementwiseGrain / std::max<int64_t>(1, columns));
   return parallel_max(p.x.rows, grain, [&](int64_t begin, int64_t end) {
-    return encode_rows(Format{}, x + begin * pitch, pitch, end - begin, columns, p.quant_scale,
-                       p.q + begin * columns);
+    const CodeRows q{p.q.data + begin * p.q.pitch, p.q.pitch};
+    return encode_rows(Format{}, x + begin * pitch, pitch, end - begin, columns, p.quant_scale, q);
   });
 }
 
 bool is_worth_streaming(const Params& p) {
-  const uint64_t together = (uint64_t)p.q | (uint64_t)p.q_t | p.x.rows | p.x.columns;
+  const uint64_t together =
+      (uint64_t)p.q.data | (uint64_t)p.q_t.data | p.q.pitch | p.q_t.pitch | p.x.rows | p.x.columns;
   return p.x.rows * p.x.columns >= kStreamBytes && together % kCacheLine == 0;
 }
 
-// p.q may be null here.
+// q may not be wanted here.
 template <typename In, typename Format>
 uint32_t run_tiles(const Params& p) {
   const Rows& x = p.x;
@@ -178,10 +177,8 @@ uint32_t run_tiles(const Params& p) {
       const Tile tile{std::min<int64_t>(kTileRows, x.rows - row),
                       std::min<int64_t>(kTileColumns, x.columns - column),
                       x.rows - row,
-                      p.q ? p.q + row * x.columns + column : nullptr,
-                      x.columns,
-                      p.q_t + column * x.rows + row,
-                      x.rows,
+                      {p.q.data ? p.q.data + row * p.q.pitch + column : nullptr, p.q.pitch},
+                      {p.q_t.data + column * p.q_t.pitch + row, p.q_t.pitch},
                       stream};
       const In* source = (const In*)x.data + row * x.pitch + column;
       amax = std::max(amax, encode_tile(Format{}, source, x.pitch, p.quant_scale, tile, codes));
@@ -192,7 +189,7 @@ uint32_t run_tiles(const Params& p) {
 
 template <typename In>
 uint32_t run(const Params& p) {
-  if (p.q_t) return p.format == Fp8::kE4M3 ? run_tiles<In, E4M3>(p) : run_tiles<In, E5M2>(p);
+  if (p.q_t.data) return p.format == Fp8::kE4M3 ? run_tiles<In, E4M3>(p) : run_tiles<In, E5M2>(p);
   return p.format == Fp8::kE4M3 ? run_rows<In, E4M3>(p) : run_rows<In, E5M2>(p);
 }
 
