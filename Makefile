@@ -3,6 +3,7 @@ PY ?= python3
 VENV ?= .venv
 TORCH ?= torch>=2.10
 SECOND_TORCH ?= torch==2.13.0
+WORKERS ?= 2
 BIN = $(VENV)/bin
 PYTHON = $(BIN)/python
 CPP = $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh')
@@ -13,7 +14,7 @@ ARCH ?= sm_90a
 
 help:  ## list the targets
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
-	@echo; echo "variables: TORCH='$(TORCH)'  SECOND_TORCH='$(SECOND_TORCH)'  VENV=$(VENV)  PY=$(PY)  ARGS= (for demo and test)  OP= ARCH= (for ptx and sass)"
+	@echo; echo "variables: TORCH='$(TORCH)'  SECOND_TORCH='$(SECOND_TORCH)'  VENV=$(VENV)  PY=$(PY)  WORKERS=$(WORKERS) (for test)  ARGS= (for demo and test)  OP= ARCH= (for ptx and sass)"
 
 $(PYTHON):
 	$(PY) -m venv $(VENV) || $(PY) -m virtualenv $(VENV)
@@ -30,8 +31,10 @@ build: $(VENV)/.installed  ## set up the environment and compile what changed
 demo: build  ## train a small GPT in fp32, bf16, fp16 and fp8, and compare (under 6 minutes on 2 cores)
 	$(PYTHON) -m examples.train_lm $(ARGS)
 
+# Each worker begins with its own part of the tests, in order, and so shares what their files compile and cache; one that has
+# finished takes over tests of another.
 test: build lint second-torch  ## everything that CI runs: lint, types, all tests
-	$(PYTHON) -m pytest -q $(ARGS)
+	$(PYTHON) -m pytest -q -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-emulator: build  ## the PTX emulator's own tests
 	$(PYTHON) -m pytest -q tests/ptx_emulator $(ARGS)

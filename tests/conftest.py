@@ -81,6 +81,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = kept
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Prints what tests recorded as their "table", wherever they ran."""
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for name, text in report.user_properties:
+            if name == "table":
+                terminalreporter.write(f"\n{text}\n")
+
+
 def without_synchronisation(select: Callable[..., Any]) -> Callable[..., Any]:
     """Backends whose `run` raises where it would wait for the GPU."""
 

@@ -18,6 +18,8 @@ import assembled
 import emulated
 from ptx_emulator import Policy, Result
 from ptx_emulator.compile import nvcc_version
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 PAGE = emulated.ROOT / "docs/gpu-evidence.md"
 OPS = sorted(p.stem for p in (Path(__file__).parent / "evidence").glob("*.py"))
@@ -42,18 +44,25 @@ def half(of_triton: bool) -> str:
 
 @dataclass(frozen=True)
 class Case:
-    """A call of torch.ops.mpkernels_cuda.<op>, and the bytes that no kernel for it could do without (scalars left out)."""
+    """A call of torch.ops.mpkernels_cuda.<op>, and the bytes that no kernel for it could do without, scalars left out.
+
+    elements: 0 where there are only scalars; then they are counted, with a sector each.
+    """
 
     op: str
     name: str
     args: tuple[Any, ...]
     elements: int
     compulsory: int
+    largest_ratio: float = 1.01  # of the bytes moved to these
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What all launches of a case did. Sectors a request are those of 16-byte accesses, for which 16 is ideal."""
+    """What all launches of a case did. Sectors a request are those of 16-byte accesses, for which 16 is ideal.
+
+    instructions: for each element; of all warps where there are only scalars.
+    """
 
     kernels: str
     bytes_ratio: float
@@ -64,9 +73,11 @@ class Counts:
     instructions: float
 
 
-def count(case: Case, target: str) -> Counts:
+def count(case: Case, target: str, in_place: bool = False) -> Counts:
+    """Unless `in_place`, on copies: what a call leaves in its arguments may make the next one another."""
+    args = case.args if in_place else tree_map_only(Tensor, Tensor.clone, case.args)
     device = emulated.EmulatedDevice(target, Policy())
-    getattr(device, case.op)(*case.args)
+    getattr(device, case.op)(*args)
     return summed(case, [each.kernel for each in device.launches if each.kernel], device.results)
 
 
@@ -92,7 +103,7 @@ def summed(case: Case, kernels: Sequence[str], results: Iterable[Result]) -> Cou
         per_request["store"],
         totals["load", False][1] + totals["store", False][1],
         conflicts,
-        32 * instructions / case.elements,
+        32 * instructions / case.elements if case.elements else instructions,
     )
 
 
@@ -150,7 +161,16 @@ def product_table() -> list[str]:
 
 
 def counted_table() -> list[str]:
-    return rows_of((case, [count(case, target) for target in TARGETS]) for case in cases())
+    return rows_of((case, [count(case, target) for target in TARGETS]) for case in cases() if case.elements)
+
+
+def scalar_table() -> list[str]:
+    rows = ["| op | case | kernels | bytes ratio | instructions |", "|" + "---|" * 5]
+    for case in (case for case in cases() if not case.elements):
+        counts = [count(case, target) for target in TARGETS]
+        cells = [f"`{case.op}`", case.name, counts[0].kernels, spread([c.bytes_ratio for c in counts], 2)]
+        rows.append(f"| {' | '.join(cells)} | {spread([c.instructions for c in counts], 0)} |")
+    return rows
 
 
 def rows_of(counted: Iterable[tuple[Case, Sequence[Counts]]]) -> list[str]:
@@ -196,6 +216,12 @@ def page() -> str:
             "each element of x.",
             "",
             *counted_table(),
+            "",
+            "## Scalars",
+            "",
+            "Ops on scalars: here these make the bytes that must move, a sector each; the instructions are those of all warps.",
+            "",
+            *scalar_table(),
             "",
         ]
     )

@@ -54,8 +54,8 @@ def test_quantize_converts_as_the_target_does_best(target):
 @pytest.mark.parametrize("target", ["sm_80", "sm_90a"])
 def test_what_is_moved_is_what_must_be(case, target):
     counts = gpu_evidence.count(case, target)
-    assert counts.bytes_ratio < 1.01
-    assert counts.load_sectors == WIDE_SECTORS
+    assert 1 <= counts.bytes_ratio <= case.largest_ratio
+    assert counts.load_sectors == (WIDE_SECTORS if case.elements else 0)
     assert counts.store_sectors in (0, WIDE_SECTORS)
     assert counts.conflicts == 0
 
@@ -75,7 +75,7 @@ def cast_transpose(x: torch.Tensor, quant_scale: float, target: str):
 def test_quantize_moves_and_executes_less_than_the_classic_design(target):
     case = CASES["quantize: bf16 -> E4M3, q and q_t"]
     x, quant_scale, _, q, q_t, amax = case.args
-    ours = gpu_evidence.count(case, target)
+    ours = gpu_evidence.count(case, target, in_place=True)
     classic_q, classic_q_t, classic_amax, classic = cast_transpose(x, quant_scale.item(), target)
     assert np.array_equal(q.view(torch.uint8), classic_q)
     assert np.array_equal(q_t.view(torch.uint8), classic_q_t)
@@ -116,6 +116,26 @@ def test_offsets_beyond_32_bits(target, transpose):
     assert amax == values.abs().max()
     if transpose:
         assert torch.equal(parts[2][1].view(torch.uint8), expected.q_t.view(torch.uint8))
+
+
+@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize("target", ["sm_80", "sm_90a"])
+def test_amax_at_offsets_beyond_32_bits(target, dense):
+    """The last blocks of a grid that takes one step over 2^32 elements, or over the first 1000 of every row of them."""
+    whole, amax = torch.empty(2**17, 2**15, dtype=torch.bfloat16), torch.zeros(())
+    x = whole if dense else whole[:, :1000]
+    ops = torch.ops.mpkernels_cuda
+    ops.start_recording(*vars(emulated.TARGETS[target]).values())
+    ops.amax(x, amax)
+    each = emulated.Launch.parse(ops.stop_recording().splitlines()[-1])
+    warps = each.block[0] // 32
+    # A warp takes 2 KB, or a row; dense memory has one piece more, for the case that it begins in the middle of 16 bytes.
+    part, blocks = (whole.view(-1)[-warps * 1024 :], 2**22 // warps + 1) if dense else (x[-2 * warps :], 2**17 // warps)
+    part.copy_(torch.randn(part.shape, generator=torch.Generator().manual_seed(0)))
+    params = emulated.Params(each.params, [Buffer(amax)], [(x.data_ptr(), Buffer(part, "the end of x"))])
+    kernel = emulated.module(each.file, target, each.kernel)[each.kernel]
+    launch(kernel, blocks, each.block, [params], ctas=[blocks - 2, blocks - 1])
+    assert amax == part.abs().max()
 
 
 @pytest.mark.slow

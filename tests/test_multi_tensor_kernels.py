@@ -180,6 +180,25 @@ def test_the_written_out_operations_are_those_of_ptxas(tmp_path, target, intrins
     assert found[: len(sequence)] == sequence
 
 
+def test_more_tensors_than_a_table_of_32_kb(monkeypatch):
+    """629 tensors fill a launch's table; the second launch has to find its tensors' scalars behind those of the first."""
+    if (why := emulated.why_not()) is not None:
+        pytest.skip(f"emulated: {why}")
+    gpu = emulated.EmulatedDevice("sm_90a")
+    monkeypatch.setattr(native, "cuda", gpu)
+    monkeypatch.setattr(native, "cuda_why_not", lambda name, tensor: None)
+    numbers = randn()[: 3 * 640].view(3, 640)
+    updated = [[x.clone().view(1) for x in row] for row in numbers]
+    updated[2] = [x.square() for x in updated[2]]
+    updated.append([torch.tensor(float(i % 9)) for i in range(640)])
+    expected = [[x.clone() for x in tensors] for tensors in updated]
+    for lists, backend in ((updated, "cuda"), (expected, "reference")):
+        mp.adamw_update_(*lists, [], [x.view(1) for x in randn()[-640:]], 1e-2, 0.9, 0.999, 1e-8, 0.05, backend=backend)
+    assert [each.kernel for each in gpu.launches] == ["mpk_adamw_update_prepare", *["mpk_adamw_update_f32_none"] * 2]
+    for ours, theirs in zip(updated, expected, strict=True):
+        assert torch.equal(torch.stack(ours), torch.stack(theirs))
+
+
 FAR = 2**34  # elements before those that the far launches below work on
 
 

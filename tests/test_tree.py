@@ -68,6 +68,12 @@ def test_cuda_backend_has_kernels_a_binding_and_a_header_with_the_plan(op):
     assert not kernels or {"cuda_torch.cpp", f"{op}_cuda.h"} <= names
 
 
+@each_op
+def test_cuda_kernels_for_every_target_have_evidence(op):
+    if (ROOT / "csrc/ops" / op / "cuda.cu").exists():
+        assert (ROOT / f"tests/evidence/{op}.py").is_file(), "docs/gpu-evidence.md would leave the op out"
+
+
 def test_only_the_launcher_launches():
     launches = matches(r"<<<|cudaLaunch\w*\(|cudaMemsetAsync\(", package(".cpp", ".h", ".cu", ".cuh"))
     assert [m for m in launches if not m.startswith("csrc/host/launch.cpp:")] == []

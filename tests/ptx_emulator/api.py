@@ -214,7 +214,8 @@ def launch(
     batch = min(max(batch // per_cluster, 1) * per_cluster, len(order))
     options = Options(policy or Policy(), races, count, numerics, largest_steps, registers)
     addresses = kernel.module.addresses(arrays)
-    machine = Machine(program, sizes, threads, cluster_shape, batch, options, memory, addresses, shared_bytes, arch)
+    running = len(order)
+    machine = Machine(program, sizes, threads, cluster_shape, batch, options, memory, addresses, shared_bytes, arch, running)
     check_resources(machine, largest_cluster)
     if machine.policy.schedule == "random":
         order = machine.rng.permutation(order.reshape(-1, per_cluster)).reshape(-1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -144,6 +145,7 @@ class DeviceArrays:
                 self.ranges[-1] = (first, max(last, end), other, was and initialised, old_phase, could or writable)
             else:
                 self.ranges.append((start, end, name, initialised, phase, writable))
+        self.starts = [start for start, *_ in self.ranges]
         self.variables = variables
         wanted = [(name, end - start, initialised, phase, w) for start, end, name, initialised, phase, w in self.ranges]
         wanted += [(v.name, len(data), True, 0, True) for v, data in variables]
@@ -158,9 +160,14 @@ class DeviceArrays:
         allocation = next(a for r, a in zip(self.ranges, self.space.allocations, strict=False) if r[0] == table)
         words = self.space.data[allocation.offset : allocation.end].view(np.int64)
         for i, word in enumerate(words):
-            for (first, last, *_), target in zip(self.ranges, self.space.allocations, strict=False):
-                if first <= word < last and first != table:
-                    words[i] = target.address + word - first
+            at = self._range_of(int(word))
+            if at is not None and self.ranges[at][0] != table:
+                words[i] = self.space.allocations[at].address + word - self.ranges[at][0]
+
+    def _range_of(self, host: int) -> int | None:
+        """Which range holds a host address; one without bytes holds its beginning."""
+        at = bisect_right(self.starts, host) - 1
+        return at if at >= 0 and host < max(self.ranges[at][1], self.starts[at] + 1) else None
 
     def _each(self, copy: Callable[[np.ndarray, np.ndarray], None], only_written: bool) -> None:
         hosts = [(host_bytes(start, end - start), initialised) for start, end, _, initialised, _, _ in self.ranges]
@@ -173,10 +180,10 @@ class DeviceArrays:
         array = value.array if isinstance(value, Buffer) else value
         start, size, _ = span(array)
         key = start if size else -id(array)
-        for (first, last, *_), allocation in zip(self.ranges, self.space.allocations, strict=False):
-            if first <= key < max(last, first + 1):
-                return allocation.address + key - first
-        raise KeyError("the array is not an argument of this launch")
+        at = self._range_of(key)
+        if at is None:
+            raise KeyError("the array is not an argument of this launch")
+        return self.space.allocations[at].address + key - self.starts[at]
 
     def variable_addresses(self) -> dict[str, int]:
         allocations = self.space.allocations[len(self.ranges) :]

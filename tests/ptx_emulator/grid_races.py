@@ -19,6 +19,7 @@ import numpy as np
 
 from . import reports
 from .registers import WARP, Active
+from .spaces import sparse_zeros
 from .syntax import Instruction
 
 if TYPE_CHECKING:
@@ -28,18 +29,19 @@ if TYPE_CHECKING:
 class GridRaces:
     """For each cell of global memory: the warp that wrote last, the warp that read last, and when.
 
-    A warp is cta << shift | warp in its CTA, CTAs counted from 1; as reader it is negative if several CTAs have read, unordered.
+    A warp is cta << shift | warp in its CTA, CTAs counted from 1 in the order of running. As reader it is negative if several
+    CTAs have read, unordered.
     """
 
     def __init__(self, machine: Machine, cell: int) -> None:
         self.machine, self.cell = machine, cell
         cells = machine.memory.global_space.size // cell
         self.shift = (machine.warps_per_cta - 1).bit_length()
-        self.writer, self.reader = np.zeros(cells, np.int32), np.zeros(cells, np.int32)
-        self.write_step, self.read_step = np.zeros(cells, np.int32), np.zeros(cells, np.int32)
+        self.writer, self.reader = sparse_zeros(cells, np.int32), sparse_zeros(cells, np.int32)
+        self.write_step, self.read_step = sparse_zeros(cells, np.int32), sparse_zeros(cells, np.int32)
         self.instruction_at: dict[int, int] = {}  # step of a store -> its instruction
         self.clash: np.ndarray | None = None
-        self.synchronised = np.zeros(int(np.prod(machine.grid)) + 1, np.int32)  # the last ordering access of each CTA
+        self.synchronised = np.zeros(machine.running + 1, np.int32)  # the last ordering access of each CTA
         self.fenced = np.zeros_like(self.synchronised)  # its last fence.proxy.async
         self.gathered = np.zeros_like(self.synchronised)  # its last cluster barrier
         self.place()
@@ -51,7 +53,7 @@ class GridRaces:
         self.who = (machine.cta_number << self.shift | warp % machine.warps_per_cta).astype(np.int32)
         self.ordered = np.zeros(machine.num_warps, np.int32)  # the last ordering access of each resident warp
         self.first_warp = np.full(len(self.synchronised), -1)  # of each CTA that is resident
-        numbers = machine.cta_number[:: machine.lanes_per_cta][::-1]  # empty places at the end have the number of another
+        numbers = machine.cta_number[:: machine.lanes_per_cta][::-1]  # the first comes last: empty places have its number too
         self.first_warp[numbers] = np.arange(0, machine.num_warps, machine.warps_per_cta)[::-1]
 
     def synchronise(self, active: Active) -> None:
@@ -259,6 +261,5 @@ class GridRaces:
         return f"warp {other & (1 << self.shift) - 1} of the CTA", "no barrier orders the two warps"
 
     def _cta(self, who: int) -> tuple[int, int, int]:
-        x, y, _ = self.machine.grid
-        number = (who >> self.shift) - 1
-        return number % x, number // x % y, number // (x * y)
+        x, y, z = self.machine.index_of(self.machine.placed[(who >> self.shift) - 1])
+        return x, y, z

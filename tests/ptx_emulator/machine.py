@@ -57,14 +57,16 @@ class Machine:
         addresses: dict[str, int],
         dynamic_bytes: int,
         arch: int | None = None,
+        running: int = 1,
     ) -> None:
+        """`running`: how many CTAs will be placed in all."""
         self.kernel = program
         self.program = program.instructions
         self.arch = arch or program.arch
         self.options, self.policy = options, options.policy
         self.grid, self.block, self.cluster = grid, block, cluster
         self.cluster_size = int(np.prod(cluster))
-        self.ctas = ctas
+        self.ctas, self.running = ctas, running
         self.threads_per_cta = int(np.prod(block))
         self.warps_per_cta = -(-self.threads_per_cta // WARP)
         self.lanes_per_cta = self.warps_per_cta * WARP
@@ -81,6 +83,7 @@ class Machine:
         self.addresses = dict(addresses)
         space, param, const = memory
         self.memory = Memory(self, space, self._shared(), self._local(), param, const)
+        self.placed: list[int] = []  # the CTAs that have been resident, by linear number
         self._lanes()
         self.sanitizer = Sanitizer(self, program.cell, options.races)
         self.grid_races = GridRaces(self, program.global_cell) if options.races else None
@@ -128,7 +131,7 @@ class Machine:
     def _lanes(self) -> None:
         lane = np.arange(self.lanes)
         self.cta_of = lane // self.lanes_per_cta
-        self.cta_number = np.zeros(self.lanes, np.int32)  # from 1, x fastest
+        self.cta_number = np.zeros(self.lanes, np.int32)  # from 1, in the order of running; those that run are few of some grids
         self.cta_rank = (self.cta_of % self.cluster_size).astype(np.uint32)
         thread = lane % self.lanes_per_cta
         self.exists = thread < self.threads_per_cta  # the rest pads the last warp
@@ -194,8 +197,10 @@ class Machine:
             index[: len(ctas)] = where[axis]
             self.specials[f"ctaid.{name}"][:] = index[self.cta_of]
             self.specials[f"clusterid.{name}"][:] = index[self.cta_of] // self.cluster[axis]
-        x, y, z = (self.specials[f"ctaid.{name}"].astype(np.int32) for name in "xyz")
-        self.cta_number[:] = x + self.grid[0] * (y + self.grid[1] * z) + 1
+        number = np.full(self.ctas, len(self.placed) + 1, np.int32)  # empty places at the end have that of the first
+        number[: len(ctas)] += np.arange(len(ctas), dtype=np.int32)
+        self.cta_number[:] = number[self.cta_of]
+        self.placed += [int(cta) for cta in ctas]
         if self.grid_races is not None:
             self.grid_races.place()
         self.registers.reset()

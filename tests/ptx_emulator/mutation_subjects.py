@@ -181,9 +181,17 @@ def triton_subjects(thorough: bool) -> Iterator[Subject]:
     yield described("triton tma gemm sm_100", target=100, cases=tiles)
 
 
+def why_no_cuda() -> str | None:
+    return None if nvcc() is not None else "nvcc is not on the path"
+
+
+def why_no_triton() -> str | None:
+    return None if importlib.util.find_spec("triton") is not None else "needs triton"
+
+
 def subjects(thorough: bool) -> Iterator[Subject]:
     """`thorough`: all mutants of all; otherwise a sample of those that take long. Without a compiler its subjects are missing."""
-    if nvcc() is not None:
+    if why_no_cuda() is None:
         yield from cuda_subjects(thorough)
-    if importlib.util.find_spec("triton") is not None:
+    if why_no_triton() is None:
         yield from triton_subjects(thorough)

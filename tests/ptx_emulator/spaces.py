@@ -6,6 +6,7 @@ Every space starts with a few bytes that no address maps to; accesses that were 
 
 from __future__ import annotations
 
+import mmap
 from bisect import bisect_right
 from dataclasses import dataclass
 
@@ -35,13 +36,21 @@ def repeated(byte: int, size: int) -> int:
     return byte * (((1 << (8 * size)) - 1) // 255)
 
 
+def sparse_zeros(count: int, dtype: type[np.generic]) -> np.ndarray:
+    """np.zeros in small pages. From 4 MB on NumPy asks for huge ones, where each touched byte costs 2 MB and gaps are no gaps."""
+    memory = mmap.mmap(-1, max(count * np.dtype(dtype).itemsize, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):  # Linux
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, dtype, count)
+
+
 class Arena:
     """Bytes and their states. Offsets are non-negative and aligned to the size of the access."""
 
     def __init__(self, size: int) -> None:
         size = (size + 63) // 64 * 64 + 64
-        self.data = np.zeros(size, np.uint8)
-        self.state = np.zeros(size, np.uint8)
+        self.data = sparse_zeros(size, np.uint8)
+        self.state = sparse_zeros(size, np.uint8)
 
     @property
     def size(self) -> int:
@@ -118,7 +127,7 @@ class GlobalSpace(Arena):
         for name, size, initialised, phase, writable in wanted:
             offset = (top + 255) // 256 * 256 + phase
             self.allocations.append(Allocation(name, offset, size, initialised, writable))
-            top = offset + size + max(GUARD, size)  # untouched pages of np.zeros cost nothing
+            top = offset + size + max(GUARD, size)  # untouched pages cost nothing
         super().__init__(top)
         self.has_read_only = not all(a.writable for a in self.allocations)
         self.in_flight = 0  # asynchronous writes and reductions that nothing has waited for
@@ -141,7 +150,7 @@ class GlobalSpace(Arena):
             self.state[index] = MAPPED | WRITTEN | WRITING
             return
         if self.reductions is None:
-            self.reductions = np.zeros(self.size, np.uint16)
+            self.reductions = sparse_zeros(self.size, np.uint16)
         self.reductions[index] += np.uint16(1)
         self.state[index] |= REDUCING
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -112,3 +114,17 @@ def test_a_lock_orders_many_ctas(policy):
         ld.global.u32 %r1, [%x]; @%p st.global.u32 [%x], 7; ret;"""
     with pytest.raises(KernelFault, match=r"overwrites .*, which other CTAs read|reads .*, which CTA .* writes"):
         run_text(reader, ".param .u64 x", [np.zeros(1, np.uint32)], grid=5, block=1, policy=policy)
+
+
+@every_policy
+def test_races_in_a_grid_too_large_to_run(policy):
+    """Memory is needed for the CTAs that run only, and reports name them by their place in the grid."""
+    body = ".reg .b32 %r; .reg .b64 %x; ld.param.u64 %x, [x]; mov.u32 %r, %ctaid.x; st.global.u32 [%x], %r; ret;"
+    how = {"grid": 2**30, "block": 1, "policy": policy, "ctas": [0, 2**30 - 1]}
+    tracemalloc.start()
+    try:
+        with pytest.raises(KernelFault, match=r"CTA \((0|1073741823), 0, 0\) writes"):
+            run_text(body, ".param .u64 x", [np.full(1, 5, np.uint32)], **how)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 26
+    finally:
+        tracemalloc.stop()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -185,3 +188,23 @@ def test_counters_are_exact():
     body = body.replace("and.b32", "st.shared.u32 [%r1], 0; st.shared.u32 [%r1+128], 0; and.b32")
     assert run_text(REGISTERS + body + " ret;", "", [], block=32).counters["shared_load_wavefronts"] == 2  # two words, one bank
     assert counters.mix()["st.shared.v4.u32"] == 1
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the memory of a process is read from Linux's /proc")
+def test_many_small_arrays_take_little_memory():
+    """Their gaps, in every table that a launch keeps of global memory, are never touched."""
+    arrays = [Buffer(np.zeros(8, np.uint32)) for _ in range(2000)]
+    addresses = np.array([each.array.ctypes.data for each in arrays], np.uint64)
+    body = """ld.param.u64 %rd0, [x]; mul.wide.u32 %rd1, %r0, 8; add.s64 %rd0, %rd0, %rd1; ld.global.u64 %rd2, [%rd0];
+    ld.global.u32 %r1, [%rd2]; add.u32 %r1, %r1, %r0; st.global.u32 [%rd2], %r1;"""
+    kernel = load(entry(REGISTERS + body + " ret;", ".param .u64 x"))["kernel"]
+    before = resident_bytes()
+    result = launch(kernel, 1, 1000, [Buffer(addresses, behind=arrays)])
+    taken = resident_bytes() - before
+    assert result.counters["global_store_requests"] > 0
+    assert [each.array[0] for each in arrays[:1000]] == list(range(1000))
+    assert taken < 100e6

@@ -6,7 +6,7 @@ import pytest
 
 from .equivalent_mutants import EQUIVALENT, MISSED
 from .mutation import MUTATORS, Score, mutants, run, statements, table, total_score
-from .mutation_subjects import subjects
+from .mutation_subjects import cuda_subjects, triton_subjects, why_no_cuda, why_no_triton
 
 LEAST_SCORE = 0.9
 
@@ -22,22 +22,30 @@ def check(scores: list[Score]) -> None:
     assert total_score(scores) >= LEAST_SCORE
 
 
-def test_a_sample_of_the_mutants(capsys, request):
-    if any(item.name == "test_all_mutants" for item in request.session.items):
-        pytest.skip("test_all_mutants runs them all")
-    scores = [run(subject) for subject in subjects(thorough=False)]
-    with capsys.disabled():
-        print("\na sample of the mutants (python -m tests.ptx_emulator.mutation has all):\n" + table(scores))
+FAMILIES = {"cuda": (cuda_subjects, why_no_cuda), "triton": (triton_subjects, why_no_triton)}
+
+
+def scores_of(family: str, thorough: bool, record_property) -> list[Score]:
+    subjects, why_not = FAMILIES[family]
+    if (why := why_not()) is not None:
+        pytest.skip(why)
+    scores = [run(subject, EQUIVALENT.get(subject.name, {}) if thorough else ()) for subject in subjects(thorough)]
+    record_property("table", f"{'all' if thorough else 'a sample of the'} mutants of kernels by {family}:\n{table(scores)}")
     check(scores)
+    return scores
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_sample_of_the_mutants(family, record_property, request):
+    if any(item.name.startswith("test_all_mutants") for item in request.session.items):
+        pytest.skip("test_all_mutants runs them all")
+    scores_of(family, False, record_property)
 
 
 @pytest.mark.slow
-def test_all_mutants(capsys):
-    scores = [run(subject, EQUIVALENT.get(subject.name, {})) for subject in subjects(thorough=True)]
-    with capsys.disabled():
-        print("\nall mutants:\n" + table(scores))
-    check(scores)
-    for score in scores:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_mutants(family, record_property):
+    for score in scores_of(family, True, record_property):
         known = EQUIVALENT.get(score.subject, {}) | MISSED.get(score.subject, {})
         idle = set(known) - {m.key for m in score.survivors}
         assert not idle, f"{score.subject}: these are explained as survivors but are caught: {idle}"
