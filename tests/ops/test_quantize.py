@@ -44,6 +44,17 @@ def expected_codes(x: torch.Tensor, quant_scale: float, fp8: torch.dtype) -> tor
     return torch.from_numpy(np.array(oracle(x.float().numpy(), quant_scale, fp8)))
 
 
+def assert_layout(codes: torch.Tensor) -> None:
+    """Of a matrix of codes: rows begin at multiples of 16 bytes, and the memory is whole rows."""
+    if codes.dim() != 2 or not codes.numel():
+        assert codes.is_contiguous()
+        return
+    rows, columns = codes.shape
+    pitch = (columns + 15) // 16 * 16
+    assert codes.stride() == (pitch, 1)
+    assert (codes.data_ptr() % 16, codes.storage_offset(), codes.untyped_storage().nbytes()) == (0, 0, rows * pitch)
+
+
 def assert_quantizes(x: torch.Tensor, quant_scale: float, fp8: torch.dtype, backend: str | None, device: str = "cpu") -> None:
     """Codes, transpose and amax of `x`, without and (if 2-D) with the transpose."""
     expected = expected_codes(x, quant_scale, fp8)
@@ -52,11 +63,11 @@ def assert_quantizes(x: torch.Tensor, quant_scale: float, fp8: torch.dtype, back
         on_device = x.to(device)
         got = mp.quantize(on_device, torch.tensor(quant_scale, device=device), fp8, transpose=transpose, backend=backend)
         assert got.q.dtype == fp8
-        assert got.q.is_contiguous()
+        assert_layout(got.q)
         assert_matches(bits_of(got.q).float(), expected.float())
         assert_matches(got.amax, amax)
         if transpose:
-            assert got.q_t.is_contiguous()
+            assert_layout(got.q_t)
             assert_matches(bits_of(got.q_t).float(), expected.t().contiguous().float())
         else:
             assert got.q_t is None
@@ -77,7 +88,7 @@ def test_fp32_around_every_upper_half(backend, device, fp8, quant_scale):
     """Every sign, exponent and 7 leading fraction bits, with trailing halves on and beside the ties of both formats."""
     upper = np.arange(2**16, dtype=np.uint32)[:, None] << 16
     lower = np.array([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF], dtype=np.uint32)
-    assert_quantizes(torch.from_numpy((upper | lower).view(np.float32)), quant_scale, fp8, backend, device)
+    assert_quantizes(torch.from_numpy((upper | lower).view(np.float32)).view(768, 512), quant_scale, fp8, backend, device)
 
 
 @pytest.mark.slow
@@ -154,6 +165,16 @@ def test_amax_is_unscaled_and_propagates(backend, device, dtype, bad, transpose)
 @pytest.mark.parametrize("shape", RAGGED, ids=str)
 def test_ragged_shapes(backend, device, dtype, shape):
     assert_quantizes(torch.randn(shape).to(dtype), 7.0, torch.float8_e4m3fn, backend, device)
+
+
+@pytest.mark.spread
+@dtypes
+@pytest.mark.parametrize("columns", [150, 260])
+@pytest.mark.parametrize("offset", [0, 1, 2, 4, 8])
+def test_rows_of_x_that_begin_anywhere(backend, device, dtype, columns, offset):
+    """At multiples of 2, 4, 8 and 16 bytes, with pieces that the last columns cut."""
+    x = torch.randn(140, columns + offset).to(dtype)
+    assert_quantizes(x[:, offset:], 3.0, torch.float8_e4m3fn, backend, device)
 
 
 @fp8_dtypes
