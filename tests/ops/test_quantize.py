@@ -81,6 +81,21 @@ def test_every_16_bit_value(backend, device, dtype, fp8, quant_scale):
     assert_quantizes(all_codes(dtype), quant_scale, fp8, backend, device)
 
 
+@fp8_dtypes
+@pytest.mark.parametrize("level", native.CPU_CAPABILITIES)
+def test_every_bfloat16_value_under_every_exponent_of_the_scale(level, fp8, request):
+    """The CPU's table of BF16 mantissas serves some exponents, and arithmetic the others."""
+    limit_to(level, request)
+    x = all_codes(torch.bfloat16)
+    for exponent in range(256):
+        for mantissa in (0, (exponent * 0x9E3779 | 1) & 0x7FFFFF):
+            bits = np.array([(exponent + mantissa) % 2 << 31 | exponent << 23 | mantissa], np.uint32)
+            quant_scale = torch.from_numpy(bits.view(np.float32))[0]
+            got, expected = (mp.quantize(x, quant_scale, fp8, backend=name) for name in ("cpu", "reference"))
+            assert_matches(bits_of(got.q).float(), bits_of(expected.q).float())
+            assert_matches(got.amax, expected.amax)
+
+
 @pytest.mark.spread
 @fp8_dtypes
 @pytest.mark.parametrize("quant_scale", [1.0, 0.1, -1.5])
@@ -234,18 +249,23 @@ def test_any_values(values, quant_scale):
     assert_quantizes(torch.tensor(values, dtype=torch.float32), quant_scale, torch.float8_e4m3fn, None)
 
 
-@pytest.mark.parametrize("level", native.CPU_CAPABILITIES)
-def test_every_instruction_set_gives_the_same_bytes(level, request):
+def limit_to(level: str, request: pytest.FixtureRequest) -> None:
+    """An instruction set, for the time of the test."""
     if native.cpu_missing is not None:
         pytest.skip(f"cpu: {native.cpu_missing}")
     request.addfinalizer(lambda: native.set_cpu_capability("auto"))
-    bits = np.random.default_rng(0).integers(0, 2**32, (1031, 517), dtype=np.uint32)
-    x, quant_scale = torch.from_numpy(bits.view(np.float32)), torch.tensor(0.7)
-    best = mp.quantize(x, quant_scale, transpose=True, backend="cpu")
     try:
         native.set_cpu_capability(level)
     except ValueError as why:
         pytest.skip(f"cpu: {why}")
+
+
+@pytest.mark.parametrize("level", native.CPU_CAPABILITIES)
+def test_every_instruction_set_gives_the_same_bytes(level, request):
+    bits = np.random.default_rng(0).integers(0, 2**32, (1031, 517), dtype=np.uint32)
+    x, quant_scale = torch.from_numpy(bits.view(np.float32)), torch.tensor(0.7)
+    best = mp.quantize(x, quant_scale, transpose=True, backend="cpu")
+    limit_to(level, request)
     got = mp.quantize(x, quant_scale, transpose=True, backend="cpu")
     for name in ("q", "q_t"):
         assert torch.equal(getattr(got, name).view(torch.uint8), getattr(best, name).view(torch.uint8)), name
