@@ -286,15 +286,20 @@ def test_opcheck(backend, device, transpose):
 
 
 @pytest.mark.parametrize("transpose", [False, True])
-def test_compiles_to_one_graph(transpose):
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiles_to_one_graph(transpose, dynamic):
     def both(x, quant_scale):
         q, q_t, amax = mp.quantize(x * 2, quant_scale, transpose=transpose)
         return q.float() + 1, amax, q_t
 
-    x, quant_scale = torch.randn(33, 7), torch.tensor(2.0)
-    expected, got = both(x, quant_scale), torch.compile(both, fullgraph=True, backend="aot_eager")(x, quant_scale)
-    assert_matches(got[0], expected[0])
-    assert_matches(got[1], expected[1])
-    assert transpose == (got[2] is not None)
-    if transpose:
-        assert_matches(got[2], expected[2])
+    torch._dynamo.reset()
+    compiled = torch.compile(both, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for shape in ((33, 7), (48, 9), (16, 32))[: 1 + 2 * dynamic]:
+        x, quant_scale = torch.randn(shape), torch.tensor(2.0)
+        expected, got = both(x, quant_scale), compiled(x, quant_scale)
+        assert_matches(got[0], expected[0])
+        assert_matches(got[1], expected[1])
+        assert transpose == (got[2] is not None)
+        if transpose:
+            assert_matches(got[2], expected[2])
+            assert_layout(got[2])
