@@ -168,12 +168,12 @@ def test_ragged_shapes(backend, device, dtype, shape):
 
 
 @pytest.mark.spread
-@dtypes
-@pytest.mark.parametrize("columns", [150, 260])
-@pytest.mark.parametrize("offset", [0, 1, 2, 4, 8])
-def test_rows_of_x_that_begin_anywhere(backend, device, dtype, columns, offset):
-    """At multiples of 2, 4, 8 and 16 bytes, with pieces that the last columns cut."""
-    x = torch.randn(140, columns + offset).to(dtype)
+@pytest.mark.parametrize(
+    ("dtype", "offset"), [(torch.bfloat16, 1), (torch.bfloat16, 2), (torch.bfloat16, 4), (torch.float32, 1), (torch.float32, 2)], ids=str
+)
+def test_rows_of_x_that_begin_anywhere(backend, device, dtype, offset):
+    """At multiples of 2, 4, 8, 4 and 8 bytes; the last columns cut a piece of 16."""
+    x = torch.randn(130, 260 + offset).to(dtype)
     assert_quantizes(x[:, offset:], 3.0, torch.float8_e4m3fn, backend, device)
 
 
