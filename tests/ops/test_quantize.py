@@ -170,7 +170,9 @@ def test_ragged_shapes(backend, device, dtype, shape):
 
 @pytest.mark.spread
 @pytest.mark.parametrize(
-    ("dtype", "offset"), [(torch.bfloat16, 1), (torch.bfloat16, 2), (torch.bfloat16, 4), (torch.float32, 1), (torch.float32, 2)], ids=str
+    ("dtype", "offset"),
+    [(torch.bfloat16, 1), (torch.bfloat16, 2), (torch.bfloat16, 4), (torch.float32, 1), (torch.float32, 2)],
+    ids=str,
 )
 def test_rows_of_x_that_begin_anywhere(backend, device, dtype, offset):
     """At multiples of 2, 4, 8, 4 and 8 bytes; the last columns cut a piece of 16."""

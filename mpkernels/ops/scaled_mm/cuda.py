@@ -88,6 +88,15 @@ def plan(
     """What `run` would launch, in words."""
     copied = [name for name, x in (("a", a), ("b", b)) if not has_aligned_rows(x)]
     bias = None if bias is None else bias.contiguous()
-    arguments = (with_aligned_rows(a), with_aligned_rows(b), dequant_scale_a, dequant_scale_b, bias, out, accumulate, use_fast_accum)
+    arguments = (
+        with_aligned_rows(a),
+        with_aligned_rows(b),
+        dequant_scale_a,
+        dequant_scale_b,
+        bias,
+        out,
+        accumulate,
+        use_fast_accum,
+    )
     text = str(native.cuda.scaled_mm_plan(*arguments))
     return text + "".join(f"; {name} is copied first: its rows do not begin at multiples of {ROW_BYTES} bytes" for name in copied)
