@@ -66,7 +66,7 @@ def test_what_is_moved_is_what_must_be(case, target):
 @pytest.mark.parametrize("target", ["sm_80", "sm_90a"])
 @pytest.mark.parametrize(("columns", "access"), [(504, r"\.v4\.u32"), (500, r"\.v2\.u32"), (502, r"\.u32"), (501, r"\.u16")])
 def test_quantize_at_ragged_edges(target, columns, access):
-    """Reads each element once, in the widest accesses that the rows allow but for what is left of them; all stores are 16 bytes."""
+    """Reads each element once, as wide as its rows allow, but for what is left of them; all stores are 16 bytes."""
     x = torch.randn(200, columns).bfloat16()
     q, q_t = new_codes(x, torch.float8_e4m3fn, True)
     device = emulated.EmulatedDevice(target, Policy())

@@ -283,7 +283,8 @@ def test_refuses_operands_that_are_not_adjacent_along_k(backend, device, name):
     out = torch.full((6, 6), 7.0, device=device)
     for strides, view in bad.items():
         operands = {"a": good, "b": good, name: view}
-        wanted = rf"{name} must have adjacent elements along K, .*got strides {strides}; pass q_t of quantize\(.*, or {name}.contiguous\(\)"
+        wanted = rf"{name} must have adjacent elements along K, .*got strides {strides}; "
+        wanted += rf"pass q_t of quantize\(.*, or {name}.contiguous\(\)"
         for into in (None, out):
             with pytest.raises(ValueError, match=wanted):
                 mp.scaled_mm(*operands.values(), *scales(device), out=into, backend=backend)
