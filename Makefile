@@ -8,13 +8,13 @@ BIN = $(VENV)/bin
 PYTHON = $(BIN)/python
 CPP = $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh')
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-emulator tiny lint fmt build doctor ptx sass gpu-evidence test-gpu bench-cpu tables second-torch wheel clean
+.PHONY: help demo test test-emulator tiny lint fmt build doctor ptx sass gpu-evidence test-gpu bench-cpu bench-gpu bench-check bench-train figures tables second-torch wheel clean
 OP ?= quantize
 ARCH ?= sm_90a
 
 help:  ## list the targets
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
-	@echo; echo "variables: TORCH='$(TORCH)'  SECOND_TORCH='$(SECOND_TORCH)'  VENV=$(VENV)  PY=$(PY)  WORKERS=$(WORKERS) (for test)  ARGS= (for demo and test)  OP= ARCH= (for ptx and sass)"
+	@echo; echo "variables: TORCH='$(TORCH)'  SECOND_TORCH='$(SECOND_TORCH)'  VENV=$(VENV)  PY=$(PY)  WORKERS=$(WORKERS) (for test)  ARGS= (for demo, test and bench-check)  OP= ARCH= (for ptx and sass)"
 
 $(PYTHON):
 	$(PY) -m venv $(VENV) || $(PY) -m virtualenv $(VENV)
@@ -77,16 +77,30 @@ gpu-evidence: build  ## rewrite docs/gpu-evidence.md: registers, traffic and con
 test-gpu: build  ## the CUDA and Triton backends on this machine's GPU, with no synchronisation allowed inside an op
 	$(PYTHON) -m pytest -q tests/ops tests/test_gpu.py -k "(cuda or triton or gpu) and not emulated" $(ARGS)
 
-bench-cpu: build  ## measure every CPU bar, side by side with its peer, and store the results
+bench-cpu: build  ## measure every op and bar on the CPU, side by side with its peers, and store the results (15 minutes)
 	@missed=0; \
-	$(PYTHON) -m benchmarks.run --json benchmarks/results/cpu.json || missed=1; \
+	$(PYTHON) -m benchmarks.run --device cpu --peers --json benchmarks/results/cpu.jsonl || missed=1; \
 	$(PYTHON) -m examples.train_lm --out runs/bench && \
-	$(PYTHON) -m benchmarks.demo runs/bench/results.json --json benchmarks/results/cpu.json || missed=1; \
+	$(PYTHON) -m benchmarks.demo runs/bench/results.json --json benchmarks/results/cpu.jsonl || missed=1; \
 	exit $$missed
 
-tables: build  ## rewrite the generated tables in README.md
+bench-gpu: build  ## the same on this machine's GPU, CUDA and Triton kernels side by side (under 10 minutes)
+	$(PYTHON) -m benchmarks.run --device cuda --backend cuda,triton --peers --seconds 0.5 --minutes 9 --json benchmarks/results
+
+bench-check: build  ## measure again, compare with the stored ratios and print what got slower
+	$(PYTHON) -m benchmarks.check $(ARGS)
+
+bench-train: build  ## training steps of a GPT and a DiT by precision, and the memory table; store the results
+	$(PYTHON) -m benchmarks.train --device cpu --json benchmarks/results/train-cpu.json
+	$(PYTHON) -m benchmarks.memory --json benchmarks/results/memory.json
+
+figures: build  ## redraw the pictures in docs/figures from the stored results
+	$(PYTHON) -m benchmarks.figures
+
+tables: build  ## rewrite the generated tables in README.md, docs/benchmarks.md and docs/training-benchmarks.md
 	$(PYTHON) -m mpkernels.doctor --write-tables README.md
 	$(PYTHON) -m benchmarks.tables
+	$(PYTHON) -m benchmarks.training.tables
 
 wheel: build  ## one abi3 wheel for torch 2.10 and later, in dist/
 	$(PYTHON) -m pip wheel -q --no-build-isolation --no-deps -w dist .

@@ -11,26 +11,25 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .run import store
+from . import results
+from .results import Row
 
 FP8 = ("fp8-current", "fp8-delayed")
 
 
-def row(case: str, against: str, ratio: float, *, at_least: float | None = None, at_most: float | None = None) -> dict[str, Any]:
-    met = ratio >= at_least if at_least is not None else at_most is None or ratio <= at_most
-    return {"case": case, "against": against, "ratio": ratio, "bar": at_least, "at_most": at_most, "met": met}
+def row(case: str, against: str, ratio: float, *, least: float | None = None, most: float | None = None) -> Row:
+    return {"op": "demo", "case": case, "backend": "default", "bars": [results.bar(against, ratio, least=least, most=most)]}
 
 
-def rows(runs: dict[str, Any]) -> list[dict[str, Any]]:
+def rows(runs: dict[str, Any]) -> list[Row]:
     """One row for each bar and recipe."""
     saved = {name: run["saved_for_backward_bytes"] for name, run in runs.items()}
-    found = [row("demo: bf16 training step", "fp32", runs["bf16"]["speedup"], at_least=3.0)]
+    found = [row("bf16 training step", "fp32", runs["bf16"]["speedup"], least=3.0)]
     for name in FP8:
-        found.append(row(f"demo: {name} training step", "fp32", runs[name]["speedup"], at_least=2.5))
+        found.append(row(f"{name} training step", "fp32", runs[name]["speedup"], least=2.5))
         loss = 1 + runs[name]["validation_loss_difference"]
-        found.append(row(f"demo: {name} final validation loss", "fp32", loss, at_most=1.01))
-        bytes_saved = saved[name] / saved["bf16"]
-        found.append(row(f"demo: {name} bytes saved for backward", "bf16", bytes_saved, at_most=0.55))
+        found.append(row(f"{name} final validation loss", "fp32", loss, most=1.01))
+        found.append(row(f"{name} bytes saved for backward", "bf16", saved[name] / saved["bf16"], most=0.55))
     return found
 
 
@@ -40,12 +39,12 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="add the rows to this file")
     options = parser.parse_args()
     found = rows(json.loads(options.results.read_text())["runs"])
-    for one in found:
-        bar = f">= {one['bar']:g}x" if one["bar"] is not None else f"<= {one['at_most']:g}x"
-        print(f"{one['case']:58} {one['ratio']:7.3f}x  {bar} {'ok' if one['met'] else 'MISSED':8} {one['against']}")
+    bars = [(one["case"], bar) for one in found for bar in one["bars"]]
+    for case, bar in bars:
+        print(f"{case:40} {bar['value']:7.3f}x  {results.limit(bar)} {'met' if bar['met'] else 'MISSED':8} {bar['against']}")
     if options.json is not None:
-        store(options.json, json.loads(options.json.read_text())["machine"], found)
-    return 0 if all(one["met"] for one in found) else 1
+        results.store(options.json, results.load(options.json)[0], found)
+    return 0 if all(bar["met"] for _, bar in bars) else 1
 
 
 if __name__ == "__main__":

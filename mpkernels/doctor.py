@@ -28,7 +28,7 @@ def table(rows: list[list[str]]) -> str:
     return "\n".join(lines)
 
 
-def _version_of(package: str) -> str:
+def version_of(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -38,7 +38,7 @@ def _version_of(package: str) -> str:
 def versions() -> list[str]:
     """Versions, devices and how the compiled libraries were built, one fact a line."""
     lines = [
-        f"mpkernels {__version__}, torch {torch.__version__}, triton {_version_of('triton')}, "
+        f"mpkernels {__version__}, torch {torch.__version__}, triton {version_of('triton')}, "
         f"python {platform.python_version()}, {platform.system()} {platform.machine()}"
     ]
     if native.cpu_missing is None:

@@ -33,7 +33,7 @@ def has_aligned_rows(x: Tensor) -> bool:
 
 def with_aligned_rows(x: Tensor) -> Tensor:
     """The FP8 matrix itself where it `has_aligned_rows`, else a copy that has."""
-    return x if has_aligned_rows(x) else new_fp8_matrix(x, *x.shape, x.dtype).copy_(x)
+    return x if has_aligned_rows(x) else new_fp8_matrix(x, x.shape[0], x.shape[1], x.dtype).copy_(x)
 
 
 def in_memory_order(x: Tensor) -> Tensor | None:

@@ -4,7 +4,7 @@ Three precision families; every tolerance in the project is one of them, and com
 
     exact          the same bytes (any NaN equals any NaN)
     ulp(n)         at most n units in the last place of the result's format
-    reduction(K)   a sum of K products accumulated in FP32, in any order, then rounded once
+    reduction(K)   a sum of K products accumulated in FP32, in any order, then rounded once; by tensor cores: and what they cut
 """
 
 from __future__ import annotations
@@ -80,6 +80,7 @@ class Family:
     name: str
     ulps: int = 0
     terms: int = 0
+    lost: float = 0.0
 
 
 exact = Family("exact")
@@ -90,12 +91,50 @@ def ulp(n: int) -> Family:
     return Family("ulp", ulps=n)
 
 
-def reduction(terms: int) -> Family:
-    """A sum of `terms` products in FP32. See `reduction_bound`."""
-    return Family("reduction", terms=terms)
+@dataclass(frozen=True)
+class TensorCore:
+    """How tensor cores sum: `block` products and the sum so far are aligned to the largest, and cut to `fraction` bits."""
+
+    block: int
+    fraction: int
+
+    def lost(self, terms: int) -> float:
+        """The most that a sum of so many products loses, as a share of their magnitudes. docs/numerics.md, "Tensor cores"."""
+        return -(-terms // self.block) * (self.block + 2) * 2.0**-self.fraction
 
 
-def reduction_bound(expected: Tensor, magnitude: Tensor, terms: int, dtype: torch.dtype) -> Tensor:
+# Of products of FP8, by the first architecture (docs/numerics.md has the sources; the last one is an assumption).
+TENSOR_CORES = {
+    80: TensorCore(8, 24),
+    89: TensorCore(16, 13),
+    90: TensorCore(32, 13),
+    100: TensorCore(32, 25),
+    120: TensorCore(32, 21),
+}
+PROMOTED_EVERY = 128  # of K, where tensor cores keep 13 bits
+LEAST_UNPROMOTED = 20  # fraction bits
+
+
+def tensor_core_of(architecture: int) -> TensorCore:
+    """architecture: as in sm_<architecture>."""
+    return TENSOR_CORES[max(a for a in TENSOR_CORES if a <= architecture)]
+
+
+def reduction(terms: int, core: TensorCore | None = None, *, fast: bool = False) -> Family:
+    """A sum of `terms` products in FP32, or on tensor cores. See `reduction_bound`.
+
+    Args:
+        terms: K.
+        core: of a GPU, which sums 128 products at a time if it keeps few bits.
+        fast: use_fast_accum: it sums all of them.
+    """
+    if core is None:
+        return Family("reduction", terms=terms)
+    alone = terms if fast or core.fraction >= LEAST_UNPROMOTED else min(terms, PROMOTED_EVERY)
+    return Family("reduction", terms=-(-terms // max(alone, 1)), lost=core.lost(alone))
+
+
+def reduction_bound(expected: Tensor, magnitude: Tensor, terms: int, dtype: torch.dtype, lost: float = 0.0) -> Tensor:
     """How far a result of the reduction family may be from the exact value. Derived in docs/numerics.md, "scaled_mm".
 
     FP32 accumulation of n exact products, in any order, errs by at most (n - 1) u S, u = 2^-24, S the sum of their
@@ -105,12 +144,13 @@ def reduction_bound(expected: Tensor, magnitude: Tensor, terms: int, dtype: torc
     Args:
         expected: the exact value, float64.
         magnitude: S times the scales, plus |bias| and |out|, float64.
-        terms: K.
+        terms: K; of sums on tensor cores, how many of these are added in FP32.
         dtype: of the result.
+        lost: what tensor cores cut, as a share of the magnitude, in which subnormal operands then count as the smallest normal.
     """
     u = FP32.epsilon / 2
     out = format_of(dtype)
-    accumulated = (terms + 4) * u * magnitude
+    accumulated = ((terms + 4) * u + lost) * magnitude
     return accumulated + (expected.abs() + accumulated) * (out.epsilon / 2) + out.smallest_subnormal / 2
 
 
@@ -137,7 +177,7 @@ def assert_matches(actual: Tensor, expected: Tensor, family: Family = exact, *, 
     if family.name == "reduction":
         assert magnitude is not None, "reduction(K) needs the magnitude"
         error = (to_float64(actual) - expected).abs()
-        bound = reduction_bound(expected, magnitude, family.terms, actual.dtype)
+        bound = reduction_bound(expected, magnitude, family.terms, actual.dtype, family.lost)
         overflow = expected.abs() + bound >= format_of(actual.dtype).max  # there Inf may stand for the value
         inf = actual.isinf() & (actual.sign() == expected.sign())
         bad = ~((error <= bound) | (overflow & inf) | (expected.isnan() & actual.isnan()))

@@ -5,6 +5,7 @@ python tests/assembled.py ptx|sass OP TARGET [FILE]
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import re
 import shutil
@@ -17,7 +18,7 @@ from functools import cache
 from pathlib import Path
 
 from emulated import FLAGS, ROOT
-from ptx_emulator.compile import cuda_ptx, nvcc
+from ptx_emulator.compile import PTX_CACHE, cuda_ptx, nvcc, nvcc_version
 
 
 def opcode(instruction: str) -> str:
@@ -96,29 +97,29 @@ def why_not() -> str | None:
 @cache
 def assemble(file: str, target: str) -> dict[str, Assembled]:
     """The kernels of a .cu file of the package, by name."""
-    ptx = cuda_ptx(ROOT / file, target, FLAGS, folders=[ROOT / "csrc"])
-    return _assemble(ROOT / file, target, ptx, "-std=c++20", *FLAGS, f"-I{ROOT / 'csrc'}")
+    return assemble_ptx(cuda_ptx(ROOT / file, target, FLAGS, folders=[ROOT / "csrc"]), target)
 
 
 def assemble_ptx(ptx: str, target: str) -> dict[str, Assembled]:
-    """The kernels of a PTX text, whoever made it."""
-    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
-        file.write(ptx)
-        file.flush()
-        return _assemble(Path(file.name), target, ptx)
-
-
-def _assemble(file: Path, target: str, ptx: str, *flags: str) -> dict[str, Assembled]:
+    """The kernels of a PTX text, whoever made it. Kept on disk by the text and nvcc's version."""
     blocks = {name: int(threads) for name, threads in re.findall(r"\.entry (\w+)\([^)]*\)\s*\.(?:max|req)ntid (\d+)", ptx)}
-    with tempfile.TemporaryDirectory() as folder:
-        cubin = Path(folder) / "kernels.cubin"
-        command = [nvcc() or "nvcc", "-cubin", "-O3", f"-arch={target}", "-Xptxas", "-v", *flags, str(file), "-o", str(cubin)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"nvcc failed on {file.name} for {target}:\n{done.stderr}")
-        listing = subprocess.run([cuobjdump() or "cuobjdump", "-sass", str(cubin)], capture_output=True, text=True, check=True)
+    key = hashlib.sha256("\0".join([nvcc_version(), target, ptx]).encode()).hexdigest()[:24]
+    cubin, report = PTX_CACHE / f"{key}.cubin", PTX_CACHE / f"{key}.txt"
+    if not report.exists():
+        PTX_CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=PTX_CACHE) as folder:
+            source, made = Path(folder) / "kernels.ptx", Path(folder) / "kernels.cubin"
+            source.write_text(ptx)
+            command = [nvcc() or "nvcc", "-cubin", "-O3", f"-arch={target}", "-Xptxas", "-v", str(source), "-o", str(made)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError(f"ptxas failed for {target}:\n{done.stderr}")
+            (Path(folder) / "report").write_text(done.stderr)
+            made.rename(cubin)
+            (Path(folder) / "report").rename(report)
+    listing = subprocess.run([cuobjdump() or "cuobjdump", "-sass", str(cubin)], capture_output=True, text=True, check=True)
     sass = {part.split()[0]: part for part in listing.stdout.split("Function : ")[1:]}
-    return dict(_resources(done.stderr, sass, blocks))
+    return dict(_resources(report.read_text(), sass, blocks))
 
 
 def _resources(report: str, sass: dict[str, str], blocks: dict[str, int]) -> list[tuple[str, Assembled]]:

@@ -173,21 +173,21 @@ class EmulatedDevice:
     Args:
         target: as nvcc spells it; a key of TARGETS.
         policy: of the emulator; None: the launches take turns through all of them.
-        numerics: how matrix instructions accumulate, of the emulator.
         is_unwritten: tells of a tensor whether its bytes count as never written, so that a kernel may not read them.
         numerics: how the emulator's matrix instructions round.
         sm_count: instead of the target's.
+        module: (file, target, kernel) -> the module with that kernel.
 
     After each call `launches` and `results` hold what it did, for tests that count.
     """
 
     target: str
     policy: Policy | None = None
-    numerics: str = "exact"
     is_unwritten: Callable[[Tensor], bool] = lambda tensor: False
     turn: int = 0
     numerics: str = "exact"
     sm_count: int | None = None
+    module: Callable[[str, str, str], Module] = module
     launches: list[Launch] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
 
@@ -229,7 +229,7 @@ class EmulatedDevice:
         self.turn += 1
         policies = EVERY_POLICY if prod(each.grid) <= MOST_BLOCKS_AT_RANDOM else IN_STEP
         return launch(
-            module(each.file, self.target, each.kernel)[each.kernel],
+            self.module(each.file, self.target, each.kernel)[each.kernel],
             each.grid,
             each.block,
             [Params(each.params, buffers)],

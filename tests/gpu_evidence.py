@@ -1,13 +1,12 @@
 """What is known of the CUDA kernels without a GPU, as a page: python tests/gpu_evidence.py writes docs/gpu-evidence.md.
 
 Registers, spills and shared memory come from ptxas, what is moved and executed from the emulator's counters. An op takes part
-with a file tests/evidence/<op>.py that has CASES.
+with a file tests/evidence/<op>.py that has CASES, or a section of its own.
 """
 
 from __future__ import annotations
 
 import importlib
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,9 +24,6 @@ PAGE = emulated.ROOT / "docs/gpu-evidence.md"
 OPS = sorted(p.stem for p in (Path(__file__).parent / "evidence").glob("*.py"))
 FILES = sorted(str(p.relative_to(emulated.ROOT)) for p in (emulated.ROOT / "csrc/ops").glob("*/cuda.cu"))
 TARGETS = tuple(emulated.TARGETS)
-# Of matrix products, each for the target in its name.
-PRODUCT_FILES = sorted(str(p.relative_to(emulated.ROOT)) for p in (emulated.ROOT / "csrc/ops").glob("*/sm*.cu"))
-PAIR = re.compile(r"_(e4m3|e5m2)_(e4m3|e5m2)$")
 # Of an SM; CUDA C++ Programming Guide, technical specifications. Registers are given to warps in units of 256.
 REGISTERS, REGISTER_UNIT = 65536, 256
 THREADS = {"sm_80": 2048, "sm_89": 1536, "sm_90a": 2048, "sm_100a": 2048, "sm_120a": 1536}
@@ -108,14 +104,20 @@ def summed(case: Case, kernels: Sequence[str], results: Iterable[Result]) -> Cou
 
 
 def cases() -> list[Case]:
-    return [case for op in OPS for case in importlib.import_module(f"evidence.{op}").CASES]
+    return [case for op in OPS for case in getattr(importlib.import_module(f"evidence.{op}"), "CASES", [])]
 
 
-def occupancy(kernel: assembled.Assembled, threads: int, target: str) -> float:
-    """Resident threads of those an SM can have, from registers, threads and static shared memory."""
+def sections() -> list[str]:
+    """What ops have to say for themselves."""
+    modules = [importlib.import_module(f"evidence.{op}") for op in OPS]
+    return [line for module in modules if hasattr(module, "section") for line in module.section()]
+
+
+def occupancy(kernel: assembled.Assembled, threads: int, target: str, dynamic_shared: int = 0) -> float:
+    """Resident threads of those an SM can have, from registers, threads and shared memory."""
     warp_registers = -(-kernel.registers * 32 // REGISTER_UNIT) * REGISTER_UNIT
     blocks = min(REGISTERS // (warp_registers * threads // 32), THREADS[target] // threads, 24 if THREADS[target] == 1536 else 32)
-    blocks = min(blocks, (SHARED[target] << 10) // (kernel.static_shared + SHARED_PER_BLOCK))
+    blocks = min(blocks, (SHARED[target] << 10) // (kernel.static_shared + dynamic_shared + SHARED_PER_BLOCK))
     return blocks * threads / THREADS[target]
 
 
@@ -140,24 +142,8 @@ def static_table() -> list[str]:
     return rows
 
 
-def product_table() -> list[str]:
-    """A row for each kernel and all pairs of formats."""
-    rows = ["| kernel | target | threads | registers | spilled | main loop: instructions | of these |", "|" + "---|" * 7]
-    for file in PRODUCT_FILES:
-        target = re.sub(r"^sm", "sm_", Path(file).stem)
-        groups: dict[str, list[assembled.Assembled]] = {}
-        for name, kernel in assembled.assemble(file, target).items():
-            if any(assembled.MATRIX.match(code) for code in kernel.instructions):
-                groups.setdefault(PAIR.sub("_*", name), []).append(kernel)
-        for name, kernels in groups.items():
-            loops = [assembled.main_loop(kernel) for kernel in kernels]
-            registers = max(assembled.highest_register(kernel.sass) for kernel in kernels)
-            matrix = next(code for code in loops[0] if assembled.MATRIX.match(code))
-            cells = [f"`{name}`", target, str(kernels[0].largest_block), str(registers), str(sum(k.spilled for k in kernels))]
-            cells += [spread([float(loop["total"]) for loop in loops], 0)]
-            cells += [f"{loops[0][matrix]} {matrix}, {loops[0]['FADD']} FADD"]
-            rows.append(f"| {' | '.join(cells)} |")
-    return rows
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
 
 
 def counted_table() -> list[str]:
@@ -201,12 +187,7 @@ def page() -> str:
             "",
             *static_table(),
             "",
-            "## Matrix products",
-            "",
-            "`*`: the pairs of formats. Registers are the most that the code names: kernels with `setmaxnreg` move them between",
-            "their warps. The main loop is the innermost one with matrix instructions.",
-            "",
-            *product_table(),
+            *sections(),
             "",
             "## Counts",
             "",

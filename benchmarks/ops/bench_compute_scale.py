@@ -8,20 +8,21 @@ import torch
 
 import mpkernels as mp
 
-from ..cases import Case
+from ..cases import Case, Setup
+from ..peers import BARE, bare_custom_op
 
 
-def cases() -> Iterator[Case]:
-    amax, one = torch.tensor(3.0), torch.tensor(1.0)
+def cases(setup: Setup) -> Iterator[Case]:
+    for shape in setup.tiny(1):
+        amax, one = setup.scalar(3.0), setup.scalar(1.0)
 
-    def chain() -> object:
-        quant_scale = torch.where((amax > 0) & amax.isfinite(), 448 / amax, one)
-        return quant_scale, quant_scale.reciprocal()
+        def chain(amax: torch.Tensor = amax, one: torch.Tensor = one) -> object:
+            quant_scale = torch.where((amax > 0) & amax.isfinite(), 448 / amax, one)
+            return quant_scale, quant_scale.reciprocal()
 
-    yield Case(
-        name="compute_scale float8_e4m3fn",
-        ours=lambda: mp.compute_scale(amax, torch.float8_e4m3fn),
-        peer=chain,
-        peer_name="torch where(usable, 448 / amax, 1), reciprocal",
-        bytes_moved=12,
-    )
+        yield Case(
+            name="float8_e4m3fn",
+            shape=shape,
+            ours=lambda backend, amax=amax: mp.compute_scale(amax, torch.float8_e4m3fn, backend=backend),
+            peers={"torch where(usable, 448 / amax, 1), reciprocal": chain, BARE: bare_custom_op(amax)},
+        )

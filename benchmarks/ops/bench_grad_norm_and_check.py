@@ -8,30 +8,33 @@ import torch
 
 import mpkernels as mp
 
-from ..cases import Case
-from ..gradients import transformer_gradients
+from ..cases import Case, Setup, short
+from ..peers import BARE, bare_custom_op
+from ..shapes import Shape
 
 
-def cases() -> Iterator[Case]:
-    inv_loss_scale = torch.tensor(1 - 2.0**-24)  # leaves the peer's gradients in range however often it is repeated
+def case(setup: Setup, shape: Shape, sizes: list[tuple[int, ...]], dtype: torch.dtype) -> Case:
+    grads, found_inf = setup.gradients(sizes, dtype), setup.scalar(0.0)
+    inv_loss_scale = setup.scalar(1 - 2.0**-24)  # leaves the peer's gradients in range however often it is repeated
 
-    def peer(grads: list[torch.Tensor], found_inf: torch.Tensor) -> torch.Tensor:
+    def unscale_then_norm() -> torch.Tensor:
         torch._amp_foreach_non_finite_check_and_unscale_(grads, found_inf, inv_loss_scale)
         return torch.nn.utils.get_total_norm(grads)
 
-    for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        grads, found_inf = transformer_gradients(dtype), torch.zeros(())
-        yield Case(
-            name=f"grad_norm_and_check {dtype} 32 M in {len(grads)} tensors",
-            ours=lambda g=grads, f=found_inf: mp.grad_norm_and_check(g, inv_loss_scale, f),
-            peer=lambda g=grads, f=found_inf: peer(g, f),
-            peer_name="torch unscale, then get_total_norm",
-            bytes_moved=sum(g.nbytes for g in grads),
-        )
-        yield Case(
-            name=f"grad_norm_and_check {dtype} 32 M, against the norm alone",
-            ours=lambda g=grads, f=found_inf: mp.grad_norm_and_check(g, inv_loss_scale, f),
-            peer=lambda g=grads: torch.nn.utils.get_total_norm(g),
-            peer_name="torch get_total_norm",
-            bytes_moved=sum(g.nbytes for g in grads),
-        )
+    peers = {
+        "torch unscale, then get_total_norm": unscale_then_norm,
+        "torch get_total_norm": lambda: torch.nn.utils.get_total_norm(grads),
+    }
+    return Case(
+        name=f"{short(dtype)} {shape.layer}",
+        shape=shape,
+        ours=lambda backend: mp.grad_norm_and_check(grads, inv_loss_scale, found_inf, backend=backend),
+        peers=peers | {BARE: bare_custom_op(grads)} if shape.family == "tiny" else peers,
+        bytes_moved=sum(g.nbytes for g in grads),
+    )
+
+
+def cases(setup: Setup) -> Iterator[Case]:
+    for shape, sizes in setup.lists():
+        for dtype in (torch.bfloat16, torch.float32, torch.float16)[: 3 if shape.family == "demo" else 1]:
+            yield case(setup, shape, sizes, dtype)

@@ -8,18 +8,31 @@ past that after its first step, so `cases` frees such a block first. Both sides 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 import mpkernels as mp
-from mpkernels.formats import FP8_DTYPES, format_of
+from mpkernels.formats import format_of
 
-from ..cases import Case
+from ..cases import COPY, Case, Setup, short
+from ..peers import BARE, bare_custom_op, compiled
+from ..shapes import Shape
+from ..timing import Call
+
+E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
+LARGE = (4096, 4096)
+VARIANTS = (  # of the large square; x's dtype, FP8 dtype, transpose
+    (torch.bfloat16, E4M3, False),
+    (torch.bfloat16, E5M2, True),
+    (torch.bfloat16, E5M2, False),
+    (torch.float32, E4M3, True),
+    (torch.float16, E4M3, True),
+)
 
 
-def torch_chain(x: Tensor, quant_scale: Tensor, dtype: torch.dtype, transpose: bool) -> Callable[[], object]:
+def torch_chain(x: Tensor, quant_scale: Tensor, dtype: torch.dtype, transpose: bool) -> Call:
     """The product stays in x's dtype: for bf16 that rounds twice, but it is what people write, and the fastest chain."""
     largest = format_of(dtype).max
 
@@ -30,24 +43,32 @@ def torch_chain(x: Tensor, quant_scale: Tensor, dtype: torch.dtype, transpose: b
     return call
 
 
-def case(shape: tuple[int, int], dtype: torch.dtype, fp8: torch.dtype, transpose: bool, bar: float | None = None) -> Case:
-    x, quant_scale = torch.randn(shape).to(dtype), torch.tensor(100.0)
+def case(setup: Setup, shape: Shape, dtype: torch.dtype, fp8: torch.dtype, transpose: bool) -> Case:
+    x, quant_scale = setup.random(*shape.size, dtype=dtype), setup.scalar(100.0)
+    chain = torch_chain(x, quant_scale, fp8, transpose)
+    name = f"torch mul + clamp + cast{' + t().contiguous()' * transpose} + abs().amax()"
+    peers = {name: chain}
+    large, main = shape.size == LARGE and shape.family == "square", dtype == torch.bfloat16 and transpose
+    bytes_moved = x.nbytes + x.numel() * (1 + transpose)
+    if shape.family == "tiny":
+        peers[BARE] = bare_custom_op(x)
+    elif large and main:
+        peers[COPY] = setup.copy(bytes_moved)
     return Case(
-        name=f"quantize {dtype} -> {fp8}{' + transpose' * transpose} {shape[0]} x {shape[1]}".replace("torch.", ""),
-        ours=lambda: mp.quantize(x, quant_scale, fp8, transpose=transpose),
-        peer=torch_chain(x, quant_scale, fp8, transpose),
-        peer_name=f"torch mul + clamp + cast{' + t().contiguous()' * transpose} + abs().amax()",
-        bar=bar,
-        bytes_moved=x.nbytes + x.numel() * (1 + transpose),
+        name=f"{short(dtype)} -> {short(fp8)}{' + transpose' * transpose} {shape}",
+        shape=shape,
+        ours=lambda backend: mp.quantize(x, quant_scale, fp8, transpose=transpose, backend=backend),
+        peers=peers,
+        more_peers={f"torch.compile of {name[6:]}": compiled(chain)} if large and main and fp8 == E4M3 else {},
+        bars={name: 8.0, COPY: 0.8} if large and main else {},
+        bytes_moved=bytes_moved,
     )
 
 
-def cases() -> Iterator[Case]:
-    torch.empty(30 << 20, dtype=torch.uint8).fill_(0)
-    for fp8 in FP8_DTYPES:
-        yield case((4096, 4096), torch.bfloat16, fp8, True, bar=8)
-        yield case((4096, 4096), torch.bfloat16, fp8, False)
-    for dtype in (torch.float32, torch.float16):
-        yield case((4096, 4096), dtype, torch.float8_e4m3fn, True)
-    yield case((4000, 1000), torch.bfloat16, torch.float8_e4m3fn, True)
-    yield case((16, 256), torch.bfloat16, torch.float8_e4m3fn, True)
+def cases(setup: Setup) -> Iterator[Case]:
+    setup.random(30 << 18).fill_(0)
+    for shape in (*setup.tiny(16, 256), *setup.matrices()):
+        yield case(setup, shape, torch.bfloat16, E4M3, True)
+        if shape.size == LARGE and shape.family == "square":
+            for variant in VARIANTS:
+                yield case(setup, shape, *variant)

@@ -8,23 +8,31 @@ import torch
 
 import mpkernels as mp
 
-from ..cases import Case
+from ..cases import Case, Setup
+from ..peers import BARE, bare_custom_op
+from ..shapes import Shape
 
 
-def cases() -> Iterator[Case]:
-    torch.empty(30 << 20, dtype=torch.uint8).fill_(0)
-    for shape in ((16, 256), (256, 1024), (1024, 1024), (4096, 4096)):
+def case(setup: Setup, shape: Shape, transpose: bool) -> Case:
+    x = setup.random(*shape.size, dtype=torch.bfloat16)
+
+    def three_ops() -> object:
+        scales = mp.compute_scale(mp.amax(x), torch.float8_e4m3fn)
+        return mp.quantize(x, scales.quant_scale, transpose=transpose), scales
+
+    peers = {"mp.amax, mp.compute_scale, mp.quantize": three_ops}
+    return Case(
+        name=f"bfloat16{' + transpose' * transpose} {shape}",
+        shape=shape,
+        ours=lambda backend: mp.quantize_current(x, transpose=transpose, backend=backend),
+        peers=peers | {BARE: bare_custom_op(x)} if shape.family == "tiny" else peers,
+        bytes_moved=2 * x.nbytes + x.numel() * (1 + transpose),
+    )
+
+
+def cases(setup: Setup) -> Iterator[Case]:
+    setup.random(30 << 18).fill_(0)
+    for shape in (*setup.tiny(16, 256), *setup.matrices()):
         for transpose in (False, True):
-            x = torch.randn(shape).bfloat16()
-
-            def three_ops(x: torch.Tensor = x, transpose: bool = transpose) -> object:
-                scales = mp.compute_scale(mp.amax(x), torch.float8_e4m3fn)
-                return mp.quantize(x, scales.quant_scale, transpose=transpose), scales
-
-            yield Case(
-                name=f"quantize_current bfloat16{' + transpose' * transpose} {shape[0]} x {shape[1]}",
-                ours=lambda x=x, transpose=transpose: mp.quantize_current(x, transpose=transpose),
-                peer=three_ops,
-                peer_name="mp.amax, mp.compute_scale, mp.quantize",
-                bytes_moved=2 * x.nbytes + x.numel() * (1 + transpose),
-            )
+            if transpose or shape.family in ("tiny", "square"):
+                yield case(setup, shape, transpose)

@@ -1,4 +1,4 @@
-"""unscale_and_check_ against torch's multi-tensor kernel of the same job, on the gradients of a small transformer."""
+"""unscale_and_check_ against torch's multi-tensor kernel of the same job, on the gradients of a model."""
 
 from __future__ import annotations
 
@@ -8,30 +8,29 @@ import torch
 
 import mpkernels as mp
 
-from ..cases import Case
-from ..gradients import transformer_gradients
+from ..cases import Case, Setup, short
+from ..peers import BARE, bare_custom_op
+from ..shapes import Shape
+
+PEER = "torch._amp_foreach_non_finite_check_and_unscale_"
+BELOW_ONE = 1 - 2.0**-24  # multiplies, and leaves the values in range however often it is repeated
 
 
-def cases() -> Iterator[Case]:
-    one = torch.tensor(1.0)
-    below_one = torch.tensor(1 - 2.0**-24)  # multiplies, and leaves the values in range however often it is repeated
-    for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        grads, found_inf = transformer_gradients(dtype), torch.zeros(())
-        size, bar = sum(g.nbytes for g in grads), None if dtype is torch.float16 else 1.0
-        for what, factor, passes in (("", below_one, 2), (", inv_loss_scale 1", one, 1)):
-            yield Case(
-                name=f"unscale_and_check_ {dtype} 32 M in {len(grads)} tensors{what}",
-                ours=lambda g=grads, s=factor, f=found_inf: mp.unscale_and_check_(g, s, f),
-                peer=lambda g=grads, s=factor, f=found_inf: torch._amp_foreach_non_finite_check_and_unscale_(g, f, s),
-                peer_name="torch._amp_foreach_non_finite_check_and_unscale_",
-                bar=bar,
-                bytes_moved=passes * size,
-            )
-    small, found_inf = [torch.randn(64) for _ in range(100)], torch.zeros(())
-    yield Case(
-        name="unscale_and_check_ torch.float32 100 tensors of 64: the cost of a call",
-        ours=lambda: mp.unscale_and_check_(small, below_one, found_inf),
-        peer=lambda: torch._amp_foreach_non_finite_check_and_unscale_(small, found_inf, below_one),
-        peer_name="torch._amp_foreach_non_finite_check_and_unscale_",
-        bytes_moved=2 * sum(g.nbytes for g in small),
+def case(setup: Setup, shape: Shape, sizes: list[tuple[int, ...]], dtype: torch.dtype, factor: float) -> Case:
+    grads, found_inf, inv_loss_scale = setup.gradients(sizes, dtype), setup.scalar(0.0), setup.scalar(factor)
+    peers = {PEER: lambda: torch._amp_foreach_non_finite_check_and_unscale_(grads, found_inf, inv_loss_scale)}
+    return Case(
+        name=f"{short(dtype)} {shape.layer}{', inv_loss_scale 1' * (factor == 1)}",
+        shape=shape,
+        ours=lambda backend: mp.unscale_and_check_(grads, inv_loss_scale, found_inf, backend=backend),
+        peers=peers | {BARE: bare_custom_op(grads)} if shape.family == "tiny" else peers,
+        bars={PEER: 1.0} if shape.family == "demo" and dtype != torch.float16 else {},
+        bytes_moved=(1 if factor == 1 else 2) * sum(g.nbytes for g in grads),
     )
+
+
+def cases(setup: Setup) -> Iterator[Case]:
+    for shape, sizes in setup.lists():
+        for dtype in (torch.bfloat16, torch.float32, torch.float16)[: 3 if shape.family == "demo" else 1]:
+            for factor in (BELOW_ONE, 1.0)[: 1 if shape.family == "tiny" else 2]:
+                yield case(setup, shape, sizes, dtype, factor)

@@ -8,22 +8,25 @@ import torch
 
 import mpkernels as mp
 
-from ..cases import Case
+from ..cases import Case, Setup
+from ..peers import BARE, bare_custom_op
+from ..shapes import Shape
+
+MAXIMA = [448.0, 448.0, 57344.0]
 
 
-def cases() -> Iterator[Case]:
-    histories = [torch.rand(1024) for _ in range(3)]
-    quant, dequant = [torch.ones(()) for _ in range(3)], [torch.ones(()) for _ in range(3)]
-    ended = torch.ones(())
-    maxima = [448.0, 448.0, 57344.0]
+def case(setup: Setup, shape: Shape) -> Case:
+    histories = [setup.random(*shape.size).abs() for _ in MAXIMA]
+    quant, dequant = ([setup.scalar(1.0) for _ in MAXIMA] for _ in range(2))
+    ended = setup.scalar(1.0)
 
-    def ours() -> None:
+    def ours(backend: str | None) -> None:
         ended.fill_(1.0)
-        mp.update_delayed_scales_(histories, quant, dequant, ended, maxima)
+        mp.update_delayed_scales_(histories, quant, dequant, ended, MAXIMA, backend=backend)
 
     def peer() -> None:
         ended.fill_(1.0)
-        for history, quant_scale, dequant_scale, fp8_max in zip(histories, quant, dequant, maxima, strict=True):
+        for history, quant_scale, dequant_scale, fp8_max in zip(histories, quant, dequant, MAXIMA, strict=True):
             amax = history.max()
             usable = (amax > 0) & amax.isfinite() & (ended != 0)
             quant_scale.copy_(torch.where(usable, fp8_max / amax, quant_scale))
@@ -33,10 +36,14 @@ def cases() -> Iterator[Case]:
             history.copy_(rolled)
         ended.zero_()
 
-    yield Case(
-        name="update_delayed_scales_ 3 histories of 1024",
+    return Case(
+        name=f"3 histories of {shape.size[0]}",
+        shape=shape,
         ours=ours,
-        peer=peer,
-        peer_name="torch max, where, roll, copy",
-        bytes_moved=3 * 1024 * 8,
+        peers={"torch max, where, roll, copy": peer, BARE: bare_custom_op(histories)},
     )
+
+
+def cases(setup: Setup) -> Iterator[Case]:
+    for shape in setup.tiny(1024):
+        yield case(setup, shape)

@@ -8,16 +8,25 @@ import torch
 
 import mpkernels as mp
 
-from ..cases import Case
+from ..cases import Case, Setup
+from ..peers import BARE, bare_custom_op
+from ..shapes import Shape
 
 
-def cases() -> Iterator[Case]:
-    loss_scale, found_inf = torch.tensor(65536.0), torch.tensor(0.0)
-    growth, patience = torch.tensor(0, dtype=torch.int32), torch.tensor(1, dtype=torch.int32)
-    yield Case(
-        name="update_loss_scale_",
-        ours=lambda: mp.update_loss_scale_(loss_scale, growth, patience, found_inf, 2.0, 0.5, 2000, 1),
-        peer=lambda: torch._amp_update_scale_(loss_scale, growth, found_inf, 2.0, 0.5, 2000),
-        peer_name="torch._amp_update_scale_",
-        bytes_moved=28,
+def case(setup: Setup, shape: Shape) -> Case:
+    loss_scale, found_inf = setup.scalar(65536.0), setup.scalar(0.0)
+    growth, patience = setup.scalar(0, torch.int32), setup.scalar(1, torch.int32)
+    return Case(
+        name="three scalars",
+        shape=shape,
+        ours=lambda backend: mp.update_loss_scale_(loss_scale, growth, patience, found_inf, 2.0, 0.5, 2000, 1, backend=backend),
+        peers={
+            "torch._amp_update_scale_": lambda: torch._amp_update_scale_(loss_scale, growth, found_inf, 2.0, 0.5, 2000),
+            BARE: bare_custom_op(loss_scale),
+        },
     )
+
+
+def cases(setup: Setup) -> Iterator[Case]:
+    for shape in setup.tiny(3):
+        yield case(setup, shape)

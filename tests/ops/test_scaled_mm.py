@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 import mpkernels as mp
 from mpkernels import native
-from mpkernels.formats import FP8_DTYPES, HIGH_PRECISION_DTYPES
+from mpkernels.formats import FP8_DTYPES, HIGH_PRECISION_DTYPES, format_of
 from mpkernels.layout import new_fp8_matrix
-from mpkernels.testing import all_codes, assert_matches, bits_of, reduction, to_float64
+from mpkernels.testing import TensorCore, all_codes, assert_matches, bits_of, reduction, tensor_core_of, to_float64
 
 E4M3, E5M2 = FP8_DTYPES
 PROT_NONE = 0  # of mprotect(2); Python's mmap module does not name it
@@ -71,19 +71,28 @@ def scales(device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
     return torch.tensor(0.37, device=device), torch.tensor(1.9, device=device)
 
 
-def exact_value(a, b, scale_a, scale_b, bias=None, out=None):
-    """The formula in float64, and the magnitude that `reduction_bound` wants."""
-    a, b, scale = to_float64(a), to_float64(b), to_float64(scale_a) * to_float64(scale_b)
-    expected, magnitude = a @ b.t() * scale, a.abs() @ b.abs().t() * scale.abs()
+def exact_value(a, b, scale_a, scale_b, bias=None, out=None, core=None):
+    """The formula in float64, and the magnitude that `reduction_bound` wants: tensor cores align subnormals as normals."""
+    scale = to_float64(scale_a) * to_float64(scale_b)
+    sizes = [to_float64(x).abs() for x in (a, b)]
+    if core is not None:
+        sizes = [x.clamp(min=format_of(t.dtype).smallest_normal) * (x != 0) for x, t in zip(sizes, (a, b), strict=True)]
+    expected, magnitude = to_float64(a) @ to_float64(b).t() * scale, sizes[0] @ sizes[1].t() * scale.abs()
     for term in (bias, out):
         if term is not None:
             expected, magnitude = expected + to_float64(term), magnitude + to_float64(term).abs()
     return expected, magnitude
 
 
-def assert_is_product(result, a, b, scale_a, scale_b, bias=None, out=None):
-    expected, magnitude = exact_value(a, b, scale_a, scale_b, bias, out)
-    assert_matches(result, expected, reduction(a.shape[1]), magnitude=magnitude)
+def core_of(result: torch.Tensor) -> TensorCore | None:
+    """What summed: tensor cores on an NVIDIA GPU."""
+    return tensor_core_of(native.cuda_architecture(result)) if result.is_cuda and torch.version.hip is None else None
+
+
+def assert_is_product(result, a, b, scale_a, scale_b, bias=None, out=None, *, core=None, fast=False):
+    core = core or core_of(result)
+    expected, magnitude = exact_value(a, b, scale_a, scale_b, bias, out, core)
+    assert_matches(result, expected, reduction(a.shape[1], core, fast=fast), magnitude=magnitude)
 
 
 def check_shape(shape: tuple[int, int, int], backend: str, device: str) -> None:
@@ -104,6 +113,13 @@ def test_shapes(backend, device, shape):
 @pytest.mark.parametrize("shape", LARGE_SHAPES, ids=str)
 def test_large_shapes(backend, device, shape, not_emulated):
     check_shape(shape, backend, device)
+
+
+@pytest.mark.parametrize("K", [40, 300])
+def test_fast_accumulation(backend, device, K):
+    a, b = random_fp8(40, K, dtype=E4M3, seed=20, device=device), random_fp8(37, K, dtype=E5M2, seed=21, device=device)
+    result = mp.scaled_mm(a, b, *scales(device), out_dtype=torch.float32, use_fast_accum=True, backend=backend)
+    assert_is_product(result, a, b, *scales(device), fast=True)
 
 
 @pytest.mark.spread
@@ -267,7 +283,8 @@ def test_refuses_operands_that_are_not_adjacent_along_k(backend, device, name):
     out = torch.full((6, 6), 7.0, device=device)
     for strides, view in bad.items():
         operands = {"a": good, "b": good, name: view}
-        wanted = rf"{name} must have adjacent elements along K, .*got strides {strides}; pass q_t of quantize\(.*, or {name}.contiguous\(\)"
+        wanted = rf"{name} must have adjacent elements along K, .*got strides {strides}; "
+        wanted += rf"pass q_t of quantize\(.*, or {name}.contiguous\(\)"
         for into in (None, out):
             with pytest.raises(ValueError, match=wanted):
                 mp.scaled_mm(*operands.values(), *scales(device), out=into, backend=backend)

@@ -130,18 +130,20 @@ def load(ptx: str) -> Module:
             0,
         )
         machine.scheduler.bind()
+        machine.dismantle()
     return module
 
 
 @dataclass
 class Result:
-    """What a launch did. `machine` is the state after the last batch of CTAs."""
+    """What a launch did. `steps`: instructions executed by some group of lanes. `machine`: see `keep` of launch."""
 
     reports: list[Report]
     counters: Counters
     printed: list[str]
-    machine: Machine
-    shared_bytes: int
+    steps: int
+    cluster: Shape
+    machine: Machine | None
 
     def __str__(self) -> str:
         lines = [str(r) for r in self.reports] or ["no findings"]
@@ -175,6 +177,7 @@ def launch(
     count: bool = True,
     check: bool = True,
     largest_steps: int = 50_000_000,
+    keep: bool = False,
 ) -> Result:
     """Run a kernel.
 
@@ -192,6 +195,7 @@ def launch(
         numerics: how matrix instructions round: "exact", "ada", "hopper".
         races, count: turn the race detector or the counters off, for speed.
         check: raise KernelFault if there are reports.
+        keep: leave the state after the last batch of CTAs in the result's `machine`, which may be hundreds of megabytes.
     """
     program = kernel.program
     entry = program.entry
@@ -231,7 +235,11 @@ def launch(
     except Stop:
         pass  # it has been reported
     arrays.copy_back()
-    result = Result(machine.log.reports, machine.counters, machine.printed, machine, machine.memory.shared.bytes)
+    result = Result(
+        machine.log.reports, machine.counters, machine.printed, machine.step, cluster_shape, machine if keep else None
+    )
+    if not keep:
+        machine.dismantle()
     if check and result.reports:
         raise KernelFault(result.reports)
     return result

@@ -15,6 +15,8 @@ from typing import Any
 
 from .api import Kernel, Module, load
 
+PTX_CACHE = Path(tempfile.gettempdir()) / "ptx_emulator"  # what nvcc made, by the content of what it made it of
+
 
 def nvcc() -> str | None:
     return shutil.which("nvcc")
@@ -46,7 +48,7 @@ def cuda_ptx(
     Cached by target, flags, nvcc version and the content of the file and of what it includes, from `folders` too (nvcc's -I).
     """
     command = ["-ptx", "-O3", "-std=c++20", "-lineinfo", f"-arch={target}", *flags]
-    directory = cache_directory or Path(tempfile.gettempdir()) / "ptx_emulator"
+    directory = cache_directory or PTX_CACHE
     directory.mkdir(parents=True, exist_ok=True)
     sources = [path.read_text() for path in with_includes(file, folders)]
     key = hashlib.sha256("\0".join([nvcc_version(), *command, *sources]).encode()).hexdigest()[:24]

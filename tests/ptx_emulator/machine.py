@@ -252,3 +252,11 @@ class Machine:
         """Report something after which nothing sensible can follow."""
         self.report(kind, message, instruction, lane)
         raise reports.Stop(message)
+
+    # The end.
+
+    def dismantle(self) -> None:
+        """Free the memory now. Parts and machine refer to each other, so it would wait for the garbage collector, which counts
+        objects and does not see that a few arrays are hundreds of megabytes.
+        """
+        vars(self).clear()

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from .api import EVERY_POLICY, KernelFault, Module, Policy, Result, load
 from .equivalent_mutants import EQUIVALENT, MISSED
+from .parse import parse
 from .syntax import PTXError
 
 Launch = Callable[[Module, Policy, int], tuple[bool, Result]]
@@ -273,15 +274,14 @@ class Score:
 def judge(subject: Subject, mutant: Mutant, steps: Mapping[Policy, int], policies: Sequence[Policy]) -> str | None:
     """The kind of the first report, "value" for a wrong result, None for a survivor. `steps`: how many are allowed."""
     try:
-        module = load(mutant.ptx)
-    except PTXError:
-        return "refused"
-    for policy in policies:
-        try:
+        module = Module(parse(mutant.ptx))  # launching binds every instruction: no need for `load` to do so first
+        for policy in policies:
             if not subject.launch(module, policy, steps[policy])[0]:
                 return "value"
-        except KernelFault as fault:
-            return fault.reports[0].kind
+    except PTXError:
+        return "refused"
+    except KernelFault as fault:
+        return fault.reports[0].kind
     return None
 
 
@@ -293,7 +293,7 @@ def run(subject: Subject, known: Container[str] = ()) -> Score:
         right, result = subject.launch(module, policy, LARGEST_STEPS)
         if not right:
             raise AssertionError(f"{subject.name} itself gives wrong values under {policy}")
-        steps[policy] = STEPS_ALLOWED * result.machine.step
+        steps[policy] = STEPS_ALLOWED * result.steps
     score = Score(subject.name)
     for mutant in mutants(subject.ptx, subject.entry, subject.per_mutator):
         one = (EVERY_POLICY[mutant.ordinal % len(EVERY_POLICY)],)

@@ -1,7 +1,7 @@
 """PTX text to syntax trees. The grammar is read generously (Triton's inline assembly has odd blanks), names strictly.
 
 Three facts of real PTX shape this parser: scopes nest and may redeclare registers and labels (inline assembly does);
-.loc, .file and .section end with their line, everything else with `;`; and a `{` may open a scope, an operand vector or
+.loc and .file end with their line, everything else with `;`; and a `{` may open a scope, an operand vector or
 an initialiser.
 """
 
@@ -33,7 +33,8 @@ from .syntax import (
 TYPE_BYTES = {"b8": 1, "u8": 1, "s8": 1, "b16": 2, "u16": 2, "s16": 2, "f16": 2, "bf16": 2, "b32": 4, "u32": 4, "s32": 4}
 TYPE_BYTES |= {"f32": 4, "b64": 8, "u64": 8, "s64": 8, "f64": 8, "b128": 16, "f16x2": 4, "bf16x2": 4, "f32x2": 8, "pred": 1}
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|(?:[\w$%.]|::)+|[{}\[\]();,:@!|+\-<>=*/&^~?]')
-COMMENT = re.compile(r'"(?:[^"\\]|\\.)*"|/\*.*?\*/|//[^\n]*', re.DOTALL)
+# Strings, so that what is in them is left alone; comments; sections, which hold debug information: as long as the code, of bytes.
+NOT_CODE = re.compile(r'"(?:[^"\\]|\\.)*"|/\*.*?\*/|//[^\n]*|\.section\b[^{;]*\{[^{}]*\}', re.DOTALL)
 SPECIAL = re.compile(
     r"%(tid|ntid|ctaid|nctaid|clusterid|nclusterid|cluster_ctaid|cluster_nctaid)\.[xyz]$"
     r"|%(laneid|warpid|nwarpid|smid|nsmid|gridid|clock|clock_hi|clock64|globaltimer(_lo|_hi)?|lanemask_(eq|le|lt|ge|gt)"
@@ -70,7 +71,7 @@ def tokenize(text: str) -> list[Token]:
         return word if word.startswith('"') else " " + "\n" * word.count("\n")
 
     tokens, line, last = [], 1, 0
-    text = COMMENT.sub(blank, text)
+    text = NOT_CODE.sub(blank, text)
     for match in TOKEN.finditer(text):
         gap = text[last : match.start()]
         if gap.strip():
@@ -146,8 +147,6 @@ class Parser:
         word = self.peek()
         if word in LINE_DIRECTIVES:
             self.line_directive()
-        elif word == ".section":
-            self.skip_section()
         elif word in (".visible", ".extern", ".weak", ".common", ".entry", ".func", ".global", ".const", ".shared"):
             linkage = []
             while self.peek() in (".visible", ".extern", ".weak", ".common"):
@@ -188,13 +187,6 @@ class Parser:
             where = int(words[at + 1]), int(words[at + 2]), int(words[at + 3])
             self.callers = (where[:2], *self.inlined.get(where, ()))
         self.inlined[file, line, column] = self.callers
-
-    def skip_section(self) -> None:
-        while self.next() != "{":
-            pass
-        depth = 1
-        while depth:
-            depth += {"{": 1, "}": -1}.get(self.next(), 0)
 
     # Declarations.
 
@@ -342,8 +334,6 @@ class Parser:
             elif word == ".pragma":
                 while self.next() != ";":
                     pass
-            elif word == ".section":
-                self.skip_section()
             elif word == ";":
                 self.next()
             elif word.startswith("."):

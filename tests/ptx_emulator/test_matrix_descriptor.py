@@ -115,7 +115,7 @@ def machine_with_shared_memory(fence: bool, size: int = 16384, written: int = 16
     LOOP: st.shared.v4.u32 [%r2], {{%r1, %r1, %r1, %r1}}; add.u32 %r2, %r2, 512; add.u32 %r1, %r1, 512;
     setp.lt.u32 %p, %r1, {written}; @%p bra LOOP;
     {"fence.proxy.async;" if fence else ""} ret;"""
-    return run_text(body, "", []).machine
+    return run_text(body, "", [], keep=True).machine
 
 
 def findings(bits: int, fence: bool = True, tile: Tile = Tile(64), **how) -> list[str]:  # noqa: B008

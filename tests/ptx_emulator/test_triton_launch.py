@@ -105,7 +105,7 @@ def test_clusters_have_as_many_ctas_as_the_options_say():
         kernels.copy_by_device_descriptors, (2, 1), args, {"BLOCK_M": 64, "BLOCK_N": 128, "num_ctas": 2}, target=90
     )
     assert torch.equal(x, y)
-    assert result.machine.cluster == (2, 1, 1)
+    assert result.cluster == (2, 1, 1)
 
 
 def test_findings_name_the_arguments():

@@ -24,17 +24,18 @@ class Watch:
     """The tensors of the launch under way, and what its programs have written."""
 
     def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
-        extents = sorted({extent(t) for t in tensors if t.numel()})
-        self.begins, self.ends = (np.array(side, np.uint64) for side in (zip(*extents, strict=True) if extents else ((), ())))
+        extents = united({extent(t) for t in tensors if t.numel()})
+        self.begins, self.ends = np.array(extents, np.uint64).reshape(-1, 2).T.copy()
         self.written: list[tuple[np.ndarray, np.ndarray, int]] = []
 
     def access(self, what: str, addresses: np.ndarray, mask: np.ndarray, size: int) -> np.ndarray:
         """The addresses that are accessed."""
         addresses, mask = np.broadcast_arrays(addresses, mask)
         used = addresses[mask.astype(bool)].astype(np.uint64).ravel()
-        inside = np.zeros(used.shape, bool)
-        for begin, end in zip(self.begins, self.ends, strict=True):
-            inside |= (begin <= used) & (used + np.uint64(size) <= end)
+        if not used.size:
+            return used
+        ends = np.concatenate([np.zeros(1, np.uint64), self.ends])  # the first is of what lies before every tensor
+        inside = used + np.uint64(size) <= ends[np.searchsorted(self.begins, used, side="right")]
         if not inside.all():
             program = interpreter.interpreter_builder.grid_idx
             raise AccessError(f"{what} outside of the tensors: {(~inside).sum()} of {used.size} lanes of program {program}")
@@ -72,6 +73,17 @@ def watch(tensors: Iterable[torch.Tensor]) -> Iterator[None]:
 
 def extent(tensor: torch.Tensor) -> tuple[int, int]:
     return tensor.data_ptr(), tensor.data_ptr() + reach(tensor)
+
+
+def united(extents: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """In order, those that overlap as one. Neighbours stay two: no access may reach from the one into the other."""
+    found: list[tuple[int, int]] = []
+    for begin, end in sorted(extents):
+        if found and begin < found[-1][1]:
+            found[-1] = found[-1][0], max(end, found[-1][1])
+        else:
+            found.append((begin, end))
+    return found
 
 
 def check_hint(tensor: Any, hint: Any, name: str) -> Any:

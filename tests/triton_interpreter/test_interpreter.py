@@ -25,8 +25,9 @@ def interpreted(*pytest_args: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_contract_of_every_op():
-    run = interpreted(*(f"tests/ops/test_{op}.py" for op in OPS), "-k", "triton-interpreted")
+@pytest.mark.parametrize("op", OPS)
+def test_the_contract_of(op):
+    run = interpreted(f"tests/ops/test_{op}.py", "-k", "triton-interpreted")
     assert run.returncode == 0, run.stdout[-5000:]
     assert " passed" in run.stdout.splitlines()[-1]
 

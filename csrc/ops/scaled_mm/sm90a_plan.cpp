@@ -4,7 +4,7 @@
 //   4096 FP8 multiply-adds of the tensor cores (1979 TFLOP/s on 132 SMs at 1.83 GHz);
 //   128 bytes of shared memory: what wgmma reads (both operands of every 64 rows) and TMA writes;
 //   46 bytes from L2 (DeepGEMM's cost model has 8e6 / 1.3e3 for 132 SMs), multicast counted once;
-// and of all SMs together 1900 bytes from memory (3.35 TB/s at 1.755 GHz). Absolute times would
+// and of all SMs together 1830 bytes from memory (3.35 TB/s). Absolute times would
 // need a GPU to be trusted; the choice needs ratios only.
 #include <algorithm>
 #include <cmath>
@@ -15,7 +15,7 @@
 namespace mpkernels::scaled_mm::sm90a {
 namespace {
 
-constexpr double kMultiplyAdds = 4096, kSharedBytes = 128, kL2Bytes = 46, kMemoryBytes = 1900;
+constexpr double kMultiplyAdds = 4096, kSharedBytes = 128, kL2Bytes = 46, kMemoryBytes = 1830;
 // What fits beside the slowest resource still costs a little. Decides ties: for multicast, and for
 // smaller tiles where memory is the limit.
 constexpr double kBeside = 1.0 / 16;
@@ -232,6 +232,10 @@ const char* why_not(const Product& p, const DeviceFacts& facts) {
   // TMA counts rows and columns with 32-bit signed integers; tiles may reach beyond the matrix.
   constexpr int64_t kMost = INT32_MAX - 512;
   if (p.m > kMost || p.n > kMost || p.k > kMost) return "M, N or K is beyond 2^31 - 512";
+  for (const Tile& t : kTiles)  // they are counted in 31 bits
+    if (ceil_div(t.swapped ? p.n : p.m, t.rows) * ceil_div(t.swapped ? p.m : p.n, t.columns) >
+        INT32_MAX)
+      return "out has 2^31 tiles or more";
   if ((p.m > 1 && p.pitch_a < p.k) || (p.n > 1 && p.pitch_b < p.k))
     return "rows of a or b overlap, which TMA does not address";
   return nullptr;

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...checks import check_dtype, check_scalar
 from ...dispatch import Op
 from ...formats import FP8_DTYPES, HIGH_PRECISION_DTYPES
-from ...layout import new_fp8_matrix
+from ...layout import ROW_BYTES, new_fp8_matrix
 
 
 class Quantized(NamedTuple):
@@ -31,12 +31,11 @@ def check_input(x: Tensor, dtype: torch.dtype, transpose: bool) -> None:
 
 def new_codes(x: Tensor, dtype: torch.dtype, transpose: bool) -> tuple[Tensor, Tensor]:
     """(q, q_t), uninitialised. Without the transpose q_t is (0,): a torch operator cannot return None."""
-    if x.dim() != 2:
+    if x.dim() != 2 or x.shape[1] % ROW_BYTES == 0:
         q = torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
-        return q, q.new_empty(0)
-    rows, columns = x.shape
-    q = new_fp8_matrix(x, rows, columns, dtype)
-    return q, new_fp8_matrix(x, columns, rows, dtype) if transpose else q.new_empty(0)
+    else:
+        q = new_fp8_matrix(x, x.shape[0], x.shape[1], dtype)
+    return q, new_fp8_matrix(x, x.shape[1], x.shape[0], dtype) if transpose else q.new_empty(0)
 
 
 def _check(x: Tensor, quant_scale: Tensor, dtype: torch.dtype, transpose: bool) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -72,23 +74,27 @@ def quantize_tile(
     E5M2: tl.constexpr,
     BY_INSTRUCTION: tl.constexpr,
     BACKWARDS: tl.constexpr,
+    MULTIPLE: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
     """Codes q (rows, columns) and q_t (columns, rows) of x; either may be None. Rows are pitches apart.
 
     Rows of q and q_t are filled up to their pitch, a multiple of 16, so that a thread's codes leave together at the edges too.
+    columns and pitch of x are counted in units of MULTIPLE: of an argument Triton sees only whether 16 divides it, and would load
+    element by element where it does not.
     The input tile is transposed and encoded again, not the codes: moving 16-bit elements through shared memory is as
     cheap as it gets in Triton, bytes go one at a time.
     """
     program = tl.program_id(0)
     if BACKWARDS:
         program = tl.num_programs(0) - 1 - program
+    columns *= MULTIPLE
     across = tl.cdiv(columns, COLUMNS)
     top, left = (program // across) * ROWS, (program % across) * COLUMNS
     row, column = top + tl.arange(0, ROWS), left + tl.arange(0, COLUMNS)
     factor = tl.load(quant_scale)
-    source = x + row.to(tl.int64)[:, None] * pitch + column[None, :]
+    source = x + row.to(tl.int64)[:, None] * MULTIPLE * pitch + column[None, :]
     if (top + ROWS <= rows) & (left + COLUMNS <= columns):
         value = tl.load(source)
         if q is not None:
@@ -156,8 +162,9 @@ def write_codes(
     if x.stride(1) != 1:  # adjacent along columns: its transpose has rows, and the outputs change places
         x, codes, codes_t = x.t(), codes_t, codes  # type: ignore[assignment]  # either may be None
     rows, columns = x.shape
-    pitches = x.stride(0), *(0 if c is None else c.stride(0) for c in (codes, codes_t))
-    sizes = {"ROWS": TILE_ROWS, "COLUMNS": at_a_time(x, TILE_WARPS) // TILE_ROWS}
+    multiple = math.gcd(16, columns, x.stride(0))
+    pitches = (0 if c is None else c.stride(0) for c in (codes, codes_t))
+    sizes = {"MULTIPLE": multiple, "ROWS": TILE_ROWS, "COLUMNS": at_a_time(x, TILE_WARPS) // TILE_ROWS}
     grid = triton_launch.cdiv(rows, sizes["ROWS"]) * triton_launch.cdiv(columns, sizes["COLUMNS"])
-    args = (x, quant_scale, codes, codes_t, bits, rows, columns, *pitches)
+    args = (x, quant_scale, codes, codes_t, bits, rows, columns // multiple, x.stride(0) // multiple, *pitches)
     triton_launch.launch(quantize_tile, grid, args, constants | sizes, num_warps=TILE_WARPS)

@@ -168,7 +168,7 @@ def scaled_mm(
         K = 0 gives bias (or 0), plus out if accumulating. A NaN in row i of a or row j of b makes out[i, j] NaN; Inf (E5M2)
         behaves as in IEEE 754, so Inf * 0 is NaN.
         Deterministic: the same bytes from run to run, and on the CPU with any number of threads.
-        Precision family: reduction(K), derived in docs/numerics.md.
+        Precision family: reduction(K), on GPUs with what their tensor cores cut; derived in docs/numerics.md.
 
     Raises:
         TypeError: a dtype that is not listed above, or a scale that is not a float32 tensor of shape ().

@@ -1,7 +1,8 @@
 """Triton kernels: one that loads through pointers, for every architecture, and a persistent one that loads by TMA (sm_90 on).
 
-Both want rows that begin at multiples of 16 bytes, as the quantiser makes them; others are copied first. Both operands are loaded as (rows, K) tiles and b is transposed for the dot: loading b as (K, rows)
-would make Triton permute bytes in the inner loop on sm_89.
+Both want rows that begin at multiples of 16 bytes, as the quantiser makes them; others are copied first. Both operands are loaded
+as (rows, K) tiles and b is transposed for the dot: loading b as (K, rows) would make Triton permute bytes in the inner loop on
+sm_89.
 """
 
 from __future__ import annotations
