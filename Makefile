@@ -22,7 +22,7 @@ $(PYTHON):
 # torch first: the editable install is not isolated, so that it builds against the torch it will run with.
 $(VENV)/.installed: pyproject.toml setup.py | $(PYTHON)
 	$(PYTHON) -m pip install -q "setuptools>=77" "$(TORCH)"
-	$(PYTHON) -m pip install -q --no-build-isolation -e ".[test,lint,examples]"
+	$(PYTHON) -m pip install -q --no-build-isolation -e ".[test,verify,lint,examples]"
 	touch $@
 
 build: $(VENV)/.installed  ## set up the environment and compile what changed

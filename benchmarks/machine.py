@@ -19,6 +19,7 @@ from mpkernels.doctor import version_of
 from .timing import Call
 
 ROOT = Path(__file__).parents[1]
+PEERS = ("torchao", "transformer_engine", "apex", "deepspeed")
 
 
 def _output_of(*command: str) -> str:
@@ -90,10 +91,16 @@ def file_name(found: dict[str, Any]) -> str:
 
 @functools.cache
 def provenance() -> dict[str, Any]:
-    """Of a row: the commit, whether the tree differed from it, the day."""
+    """Of a row: the commit, whether the tree differed from it, the day, versions of peers' packages."""
     changed = _output_of("git", "status", "--porcelain", "--", "mpkernels", "csrc", "benchmarks", ":!benchmarks/results")
+    packages = {package: version for package in PEERS if (version := version_of(package)) != "not installed"}
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    return {"commit": _output_of("git", "rev-parse", "--short=10", "HEAD"), "dirty": bool(changed), "date": today}
+    return {
+        "commit": _output_of("git", "rev-parse", "--short=10", "HEAD"),
+        "dirty": bool(changed),
+        "date": today,
+        "packages": packages,
+    }
 
 
 def clock_mhz(device: torch.device) -> float | None:
@@ -117,7 +124,9 @@ class Ceilings:
         x = torch.randn(n, n, device=device)
         if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9):
             codes, one = x.to(torch.float8_e4m3fn), torch.ones((), device=device)
-            self.matmul: Call = lambda: torch._scaled_mm(codes, codes.t(), one, one, out_dtype=torch.bfloat16)
+            self.matmul: Call = lambda: torch._scaled_mm(
+                codes, codes.t(), one, one, out_dtype=torch.bfloat16, use_fast_accum=True
+            )
             self.matmul_name = f"torch._scaled_mm float8_e4m3fn, {n}^3"
         elif device.type == "cuda" or native.cpu_capability() == "avx512_bf16":
             low = x.bfloat16()

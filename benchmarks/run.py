@@ -190,7 +190,8 @@ def lines_of(row: Row) -> Iterator[str]:
     ceiling = "" if row["of_ceiling"] is None else f"{row['of_ceiling']:6.1%} of the ceiling"
     yield f"{row['op']} {row['case']} [{row['backend']}] {us[0]} us ({us[1]} to {us[2]}) {rate(row)} {ceiling}".rstrip()
     for peer in row["peers"]:
-        yield f"    {peer['ratio']:7.2f}x ({peer['ratio_p20']:.2f} to {peer['ratio_p80']:.2f})  {peer['name']}"
+        how = f" [{peer['method']}]" if peer["method"] != row["method"] else ""
+        yield f"    {peer['ratio']:7.2f}x ({peer['ratio_p20']:.2f} to {peer['ratio_p80']:.2f})  {peer['name']}{how}"
     for bar in row["bars"]:
         met = "met" if bar["met"] else "MISSED"
         yield f"    bar {results.limit(bar)} {met}: {bar['value']:.3g}{bar['unit']}  {bar['against']}"
@@ -211,20 +212,31 @@ def run(name: str, options: Options, say: Callable[[str], None] = print) -> list
     if options.tests and (why := gate.red(name, backends)) is not None:
         say(f"{name} is not measured: its tests are not green\n{why}")
         return None
-    ceilings, rows = machine.Ceilings(options.setup.device), []
+    rows: list[Row] = []
+    try:
+        for row in measured(name, options, backends, say):
+            rows.append(row)
+    except torch.OutOfMemoryError as error:
+        say(f"{name}: the rest is not measured: {str(error).splitlines()[0]}")
+    return rows
+
+
+def measured(name: str, options: Options, backends: list[str], say: Callable[[str], None]) -> Iterator[Row]:
+    """Each row, once it is printed."""
+    ceilings = machine.Ceilings(options.setup.device)
     told: set[tuple[str, str]] = set()
     for case in cases_of(name, options.setup):
         if time.perf_counter() > options.end:
             say(f"{name}: the time is up, the rest is not measured")
             break
-        if options.only is None or any((name, case.name, backend) in options.only for backend in backends):
-            for row in rows_of(name, case, ceilings, options, backends):
-                rows.append(row)
-                say("\n".join(lines_of(row)))
-                for what, why in row["missing"].items() - told:
-                    say(f"    missing  {what}: {why}")
-                told |= row["missing"].items()
-    return rows
+        if options.only is not None and not any((name, case.name, backend) in options.only for backend in backends):
+            continue
+        for row in rows_of(name, case, ceilings, options, backends):
+            say("\n".join(lines_of(row)))
+            for what, why in row["missing"].items() - told:
+                say(f"    missing  {what}: {why}")
+            told |= row["missing"].items()
+            yield row
 
 
 def parse(arguments: list[str] | None) -> tuple[Options, list[str], Path | None]:

@@ -27,7 +27,9 @@ def measured() -> Iterator[tuple[str, str, list[Row]]]:
         days = sorted({row["date"] for row in rows if "date" in row})
         commits = sorted({row["commit"] + "+" * row["dirty"] for row in rows if "commit" in row})
         when = f"{days[0]} to {days[-1]}" if len(days) > 1 else "".join(days)
-        yield file.stem, f"{machine.described(facts)}; commit {', '.join(commits)}, {when}.", rows
+        packages = dict(item for row in rows for item in row.get("packages", {}).items())
+        what = ", ".join([machine.described(facts), *(f"{package} {version}" for package, version in packages.items())])
+        yield file.stem, f"{what}; commit {', '.join(commits)}, {when}.", rows
 
 
 def bars() -> str:

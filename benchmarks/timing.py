@@ -101,18 +101,19 @@ class OnCuda:
     @staticmethod
     def _capture(call: Call) -> torch.cuda.CUDAGraph | None:
         """None where the call waits for the device or allocates what a graph cannot hold."""
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
+        stream, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        side.wait_stream(stream)
         with torch.cuda.stream(side):
             for _ in range(2):
                 call()
-        torch.cuda.current_stream().wait_stream(side)
+        stream.wait_stream(side)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph):
                 call()
         except RuntimeError:
+            torch.cuda.set_stream(stream)  # a failed capture leaves its own as the current one
             torch.cuda.synchronize()
             return None
         return graph

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from operator import attrgetter
 
@@ -25,30 +25,29 @@ def check_update(
     steps: list[Tensor],
     params: list[Tensor],
     grads: list[Tensor],
-    lr_tensor: Tensor | None,
-    inv_loss_scale: Tensor | None,
-    grad_norm: Tensor | None,
     max_grad_norm: float,
-    found_inf: Tensor | None,
+    scalars: Mapping[str, Tensor | None],
+    param_amaxes: list[Tensor] | None,
 ) -> None:
-    """Raises unless the lists match one another. `states` are named lists that look like the masters.
+    """Raises unless the lists match one another. `states` are named lists that look like the masters; `scalars` has grad_norm.
 
     A step of a large model passes hundreds of tensors, so each property is one pass of C-level `map` over a list, and only a
     refusal looks for the culprit.
     """
     if not max_grad_norm >= 0:
         raise ValueError(f"max_grad_norm must be >= 0 (0 does not clip), got {max_grad_norm}")
-    if (grad_norm is None) != (max_grad_norm == 0):
-        given = "no grad_norm" if grad_norm is None else "a grad_norm"
+    if (scalars["grad_norm"] is None) != (max_grad_norm == 0):
+        given = "no grad_norm" if scalars["grad_norm"] is None else "a grad_norm"
         raise ValueError(f"grad_norm and max_grad_norm belong together, got {given} and max_grad_norm {max_grad_norm}")
     copies = (("params", params),) if params else ()
     like_masters = (*states, *copies, ("grads", grads))
-    for name, tensors in (*like_masters, ("steps", steps)):
+    of_tensor = (("steps", steps),) if param_amaxes is None else (("steps", steps), ("param_amaxes", param_amaxes))
+    for name, tensors in (*like_masters, *of_tensor):
         if len(tensors) != len(masters):
             raise ValueError(f"{name} must hold one tensor for each of the {len(masters)} masters, got {len(tensors)}")
     if not masters:
         return
-    for name, tensors in (("masters", masters), *states, ("steps", steps)):
+    for name, tensors in (("masters", masters), *states, *of_tensor):
         _check_dtypes(name, tensors, (torch.float32,))
     _check_dtypes("params", params, COPY_DTYPES)
     _check_dtypes("grads", grads, HIGH_PRECISION_DTYPES)
@@ -58,11 +57,11 @@ def check_update(
     shapes = list(map(_shape, masters))
     for name, tensors in like_masters:
         _check_shapes(name, tensors, shapes, "the shape of its master")
-    _check_shapes("steps", steps, [torch.Size()] * len(steps), "shape ()")
-    _check_devices((("masters", masters), *like_masters, ("steps", steps)))
+    for name, tensors in of_tensor:
+        _check_shapes(name, tensors, [torch.Size()] * len(masters), "shape ()")
+    _check_devices((("masters", masters), *like_masters, *of_tensor))
     _check_layouts(masters, (*states, *copies))
-    scalars = (("lr_tensor", lr_tensor), ("inv_loss_scale", inv_loss_scale), ("grad_norm", grad_norm), ("found_inf", found_inf))
-    for name, scalar in scalars:
+    for name, scalar in scalars.items():
         if scalar is not None:
             check_scalar(name, scalar, masters[0].device)
 
@@ -142,6 +141,11 @@ def update_gradient(grad: Tensor, inv_loss_scale: Tensor | None, clip: Tensor | 
     """float32(grad) * inv_loss_scale * clip, from left to right, negated to maximize."""
     g = grad.float() * (1.0 if inv_loss_scale is None else inv_loss_scale) * clip
     return -g if maximize else g
+
+
+def largest_magnitude(param: Tensor) -> Tensor:
+    """What param_amaxes get: `amax` of the parameter."""
+    return param.float().abs().amax() if param.numel() else param.new_zeros((), dtype=torch.float32)
 
 
 def exact_power(base: float, exponent: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Lists of tensors for Triton kernels: a table on the device of where they are, and which program works on which piece.
 
 A program takes one chunk of one tensor. `rows` has one row of int64 for each tensor: elements, first chunk, whether all of its
-pointers are 16-byte aligned, the pointers, and a word of the caller's if it has one; `chunks` names each chunk's tensor.
+pointers are 16-byte aligned (but those to scalars), the pointers, and a word of the caller's if it has one; `chunks` names each
+chunk's tensor.
 
 A table depends on addresses and sizes only, and a training step passes the same ones again: tables are kept and looked up, so
 that nothing is copied to the device from the second step on. One that is made while a CUDA graph is being captured is kept for
@@ -64,7 +65,7 @@ def make_table(
     chunks: list[int] = []
     for i, numel in enumerate(numels):
         pointers = [column[i].data_ptr() for column in columns]
-        aligned = all(pointer % 16 == 0 for pointer in pointers)
+        aligned = all(column[i].data_ptr() % 16 == 0 for column in columns if column[i].dim())
         words += [numel, len(chunks), int(aligned), *pointers, *last[i : i + 1]]
         chunks += [i] * (-(-numel // CHUNK))
     host = torch.tensor(words + chunks, dtype=torch.int64, pin_memory=device.type == "cuda")

@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from assembled import cuobjdump
+from assembled import MATRIX, Assembled, cuobjdump, main_loop, opcode
 from ptx_emulator.triton_launch import compile_source, specialized
 
 import mpkernels as mp
@@ -29,7 +29,10 @@ ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_103", "sm_120
 
 @dataclass(frozen=True)
 class Compiled:
-    """One launch's kernel. instructions: opcodes with modifiers, how often each is there; of gfx950 the assembler's mnemonics."""
+    """One launch's kernel. instructions: opcodes with modifiers, how often each is there; of gfx950 the assembler's mnemonics.
+
+    loop: of products on NVIDIA's GPUs, assembled.main_loop.
+    """
 
     case: str
     kernel: str
@@ -39,6 +42,7 @@ class Compiled:
     spilled: int
     shared: int
     instructions: dict[str, int]
+    loop: dict[str, int] = field(default_factory=dict)
 
     def count(self, pattern: str) -> int:
         return sum(n for code, n in self.instructions.items() if re.match(pattern, code))
@@ -80,35 +84,14 @@ def multi_tensor_calls() -> dict[str, Any]:
         grads, copies = tensors(dtype), [] if dtype == torch.float32 else tensors(dtype)
         calls[f"unscale_and_check_ {name}"] = lambda g=grads: mp.unscale_and_check_(g, one, found, **low)
         calls[f"grad_norm_and_check {name}"] = lambda g=grads: mp.grad_norm_and_check(g, one, found, **low)
-        calls[f"adamw_update_ {name}"] = lambda g=grads, c=copies: mp.adamw_update_(
-            tensors(),
-            tensors(),
-            tensors(),
-            steps,
-            c,
-            g,
-            lr=1e-3,
-            beta1=0.9,
-            beta2=0.95,
-            eps=1e-8,
-            weight_decay=0.1,
-            **scaled,
-            **low,
-        )
-        calls[f"sgd_update_ {name}"] = lambda g=grads, c=copies: mp.sgd_update_(
-            tensors(),
-            tensors(),
-            steps,
-            c,
-            g,
-            lr=1e-3,
-            momentum=0.9,
-            dampening=0.0,
-            weight_decay=0.1,
-            nesterov=False,
-            **scaled,
-            **low,
-        )
+        for suffix, amaxes in (("", None), (", amaxes", list(torch.zeros(len(sizes)).unbind()))):
+            common = {"lr": 1e-3, "weight_decay": 0.1, "param_amaxes": amaxes, **scaled, **low}
+            calls[f"adamw_update_ {name}{suffix}"] = lambda g=grads, c=copies, common=common: mp.adamw_update_(
+                tensors(), tensors(), tensors(), steps, c, g, beta1=0.9, beta2=0.95, eps=1e-8, **common
+            )
+            calls[f"sgd_update_ {name}{suffix}"] = lambda g=grads, c=copies, common=common: mp.sgd_update_(
+                tensors(), tensors(), steps, c, g, momentum=0.9, dampening=0.0, nesterov=False, **common
+            )
     return calls
 
 
@@ -182,9 +165,12 @@ def cuda_facts(cubin: bytes) -> dict[str, Any]:
     usage = re.search(r"REG:(\d+) STACK:(\d+)", text)
     assert usage, text[:500]
     lines = re.findall(r"^\s+/\*[0-9a-f]{4,5}\*/\s+(.*?);", text, re.MULTILINE)
-    counts = counted(re.sub(r"^@!?U?P\w+\s+", "", line).split()[0] for line in lines)
+    counts = counted(map(opcode, lines))
     spilled = sum(n for code, n in counts.items() if code.startswith("STL"))
-    return {"registers": int(usage[1]), "stack": int(usage[2]), "spilled": spilled, "instructions": counts}
+    facts = {"registers": int(usage[1]), "stack": int(usage[2]), "spilled": spilled, "instructions": counts}
+    if any(MATRIX.match(code) for code in counts):
+        facts["loop"] = dict(main_loop(Assembled(int(usage[1]), int(usage[2]), spilled, 0, 0, text)))
+    return facts
 
 
 def amd_facts(text: str) -> dict[str, Any]:

@@ -108,10 +108,8 @@ class Launch:
 class Params:
     """The bytes of a kernel's parameters, in which 8-byte words that point into a tensor of the call are translated."""
 
-    def __init__(self, content: bytes, buffers: Sequence[Buffer], parts: Sequence[tuple[int, Buffer]] = ()) -> None:
-        """`parts`: (address of a tensor too large to emulate, the part of it that is there)."""
-        self.content, self.parts = content, dict(parts)
-        self.buffers = [*buffers, *self.parts.values()]
+    def __init__(self, content: bytes, buffers: Sequence[Buffer]) -> None:
+        self.content, self.buffers = content, buffers
 
     def arrays(self) -> Iterator[Buffer]:
         return iter(self.buffers)
@@ -123,15 +121,11 @@ class Params:
         end = max((begin + size for begin, size, _ in extents), default=0)
         for at in range(0, len(content) - 7, 8):
             word = int.from_bytes(content[at : at + 8], "little")
-            if word in self.parts:
-                part = self.parts[word]
-                content[at : at + 8] = (address_of(part) + word - part.array.data_ptr()).to_bytes(8, "little")
-                continue
             if not (starts and starts[0] <= word < end):
                 continue
             for begin, size, i in reversed(extents[: bisect.bisect_right(starts, word)]):  # the first, unless tensors overlap
                 if word < begin + size:
-                    content[at : at + 8] = (address_of(self.buffers[i]) + word - begin).to_bytes(8, "little")
+                    content[at : at + 8] = ((address_of(self.buffers[i]) + word - begin) % 2**64).to_bytes(8, "little")
                     break
         return encode_maps(bytes(content))
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import importlib.util
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
+from emulated import IN_STEP
 from ptx_emulator import EVERY_POLICY, Buffer, Policy, Result
 from torch import Tensor
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 # Multiprocessors: few, so that the persistent kernels' programs take several turns, and different ones.
 TARGETS = {"sm_80": 2, "sm_89": 3, "sm_90": 2, "sm_100": 1, "sm_120": 2}
 
+# A list of 160 tensors takes 10 s where warps run at random, under one in step.
+MOST_PROGRAMS_AT_RANDOM = 8
 LAUNCHES_KEPT = 16  # a result holds all that the launch had in shared memory and registers
 
 
@@ -32,8 +36,10 @@ def why_not() -> str | None:
 class EmulatedLauncher:
     """A Launcher of mpkernels.triton_launch. `kernels`: what was launched; `results`: what the last launches did.
 
-    policy: of the emulator; None: the launches take turns through all of them.
+    policy: of the emulator; None: the launches take turns through all of them, those of many programs through those in step.
     is_unwritten: tells of a tensor whether its bytes count as never written, so that a kernel may not read them.
+    parts: (a tensor too large to emulate, the part of it that is there).
+    ctas: of a grid; those that run.
     """
 
     arch: int
@@ -42,6 +48,8 @@ class EmulatedLauncher:
     is_unwritten: Callable[[Tensor], bool] = lambda tensor: False
     turn: int = 0
     numerics: str = "exact"
+    parts: Sequence[tuple[Tensor, Tensor]] = ()
+    ctas: Callable[[int], Sequence[int]] = range
     results: deque[Result] = field(default_factory=lambda: deque(maxlen=LAUNCHES_KEPT))
     kernels: list[str] = field(default_factory=list)
 
@@ -59,6 +67,8 @@ class EmulatedLauncher:
         self.turn += 1
         self.kernels.append(launch.kernel.__name__)
         args = [self.argument(a, launch) if isinstance(a, Tensor) else a for a in launch.args]
+        bases = [self.buffer(a.base) for a in launch.args if hasattr(a, "block_shape")]
+        policies = EVERY_POLICY if prod(launch.grid) <= MOST_PROGRAMS_AT_RANDOM else IN_STEP
         self.results.append(
             launch_triton(
                 launch.kernel,
@@ -66,14 +76,21 @@ class EmulatedLauncher:
                 args,
                 {**launch.constants, **launch.options},
                 target=self.arch,
-                policy=self.policy or EVERY_POLICY[self.turn % len(EVERY_POLICY)],
+                bases=bases,
+                ctas=self.ctas(prod(launch.grid)),
+                policy=self.policy or policies[self.turn % len(policies)],
                 numerics=self.numerics,
             )
         )
 
     def argument(self, tensor: Tensor, launch: Launch) -> Buffer:
         table = launch.behind and tensor is launch.args[0]
-        return Buffer(tensor, None, not self.is_unwritten(tensor), tensor.data_ptr() % 256, launch.behind if table else ())
+        return self.buffer(tensor, [self.buffer(t) for t in launch.behind] if table else ())
+
+    def buffer(self, tensor: Tensor, behind: Sequence[Buffer] = ()) -> Buffer:
+        part = next((part for whole, part in self.parts if whole.data_ptr() == tensor.data_ptr()), None)
+        phase = (tensor if part is None else part).data_ptr() % 256
+        return Buffer(tensor, None, not self.is_unwritten(tensor), phase, behind, part)
 
 
 def launcher(target: str, is_unwritten: Callable[[Tensor], bool], turn: int, policy: Policy | None = None) -> EmulatedLauncher:

@@ -89,6 +89,7 @@ class FakeCuda:
             "stream": lambda s: contextlib.nullcontext(),
             "current_stream": MagicMock(),
             "synchronize": lambda: None,
+            "set_stream": lambda stream: self.log.append("stream restored"),
             "CUDAGraph": lambda: SimpleNamespace(replay=lambda: self.queue("replay")),
             "graph": self.capture,
         }
@@ -122,6 +123,7 @@ def test_a_gpu_sample_is_one_launch_with_a_cold_cache(monkeypatch, clock, captur
     sampling = timing.OnCuda(CPU)
     assert sampling.larger_than_l2.nbytes >= 4 << 20
     take, how = sampling.sampler(lambda: cuda.queue("call"))
+    assert ("stream restored" in cuda.log) == (not captures)
     cuda.log.clear()
     assert take() == pytest.approx(0.003)
     assert (how, cuda.log) == (method, ["flush", "event", queued, "event"])
@@ -311,10 +313,31 @@ def test_what_is_measured_has_tests(name):
     assert (ROOT / file).is_file()
 
 
+@pytest.mark.parametrize(("cores", "workers"), [(2, []), (16, ["-n", "8"]), (4, ["-n", "2"])])
+def test_tests_run_in_parallel_where_there_are_cores(monkeypatch, cores, workers):
+    pytest.importorskip("xdist")
+    monkeypatch.setattr(gate.os, "cpu_count", lambda: cores)
+    command = gate.command("amax", ["cuda"])
+    assert [part for part in command if part == "-n" or part.isdigit()] == workers
+
+
 def test_time_that_is_up_ends_a_run(monkeypatch):
     said = []
     assert run.run("amax", run.Options(Setup(CPU), tests=False, end=-1.0), said.append) == []
     assert said == ["amax: the time is up, the rest is not measured"]
+
+
+def test_rows_before_memory_ran_out_are_kept(monkeypatch):
+    def cases(name, setup):
+        yield a_case()
+        raise torch.OutOfMemoryError("Tried to allocate 6 GiB\nand more")
+
+    said = []
+    monkeypatch.setattr(run, "cases_of", cases)
+    monkeypatch.setattr(timing, "on", lambda device: CountingSampling())
+    rows = run.run("amax", run.Options(Setup(CPU), tests=False), said.append)
+    assert [row["case"] for row in rows] == ["a case"]
+    assert said[-1] == "amax: the rest is not measured: Tried to allocate 6 GiB"
 
 
 @pytest.mark.parametrize(
@@ -438,7 +461,7 @@ def stored_row(ratio, spread=0.01, **changes):
         (stored_row(3.0), False),
         (stored_row(1.5), True),
         (stored_row(1.5, spread=0.4), False),  # the ranges overlap
-        (stored_row(1.95), False),  # less than 5 %
+        (stored_row(1.75), False),  # less than the margin
         (stored_row(1.0, case="another"), False),
         (stored_row(1.0, peers=[]), False),
     ],
@@ -482,6 +505,17 @@ def test_pictures_are_those_of_the_stored_results():
             pytest.skip("drawn by another version of matplotlib")
         assert stored == svg, f"{name}: run `make figures`"
     assert {file.name for file in figures.FOLDER.iterdir()} == set(drawn)
+
+
+def test_tables_begin_with_what_was_measured_and_when(monkeypatch, tmp_path):
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    rows = [
+        stored_row(1.0, commit="abc", dirty=False, date="2026-02-01", packages={"torchao": "0.18.0"}),
+        stored_row(1.0, case="b", commit="def", dirty=True, date="2026-01-01"),
+    ]
+    results.store(tmp_path / "gpu-fake.jsonl", FACTS, rows)
+    ((_, what, _),) = tables.measured()
+    assert what == "NVIDIA Fake 9000 (sm_90, CUDA 13.0), torch 2, torchao 0.18.0; commit abc, def+, 2026-01-01 to 2026-02-01."
 
 
 def test_a_missed_bar_is_shown_as_such(monkeypatch):

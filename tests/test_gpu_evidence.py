@@ -131,8 +131,8 @@ def test_offsets_beyond_32_bits(target, transpose):
         parts = [(x, x.view(-1)[-(tile**2) :]), (q, q.view(-1)[-(tile**2) :])]
     values = torch.randn(parts[0][1].shape, generator=torch.Generator().manual_seed(0)).bfloat16()
     parts[0][1].copy_(values)
-    buffers = [(whole.data_ptr(), Buffer(part, f"part {i}")) for i, (whole, part) in enumerate(parts)]
-    params = emulated.Params(each.params, [Buffer(quant_scale), Buffer(amax)], buffers)
+    buffers = [Buffer(whole, f"tensor {i}", part=part) for i, (whole, part) in enumerate(parts)]
+    params = emulated.Params(each.params, [Buffer(quant_scale), Buffer(amax), *buffers])
     kernel = emulated.module(each.file, target, each.kernel)[each.kernel]
     launch(kernel, each.grid, each.block, [params], ctas=[each.grid[0] - 1])
     expected = mp.quantize(values, quant_scale, transpose=transpose, backend="reference")
@@ -156,7 +156,7 @@ def test_amax_at_offsets_beyond_32_bits(target, dense):
     # A warp takes 2 KB, or a row; dense memory has one piece more, for the case that it begins in the middle of 16 bytes.
     part, blocks = (whole.view(-1)[-warps * 1024 :], 2**22 // warps + 1) if dense else (x[-2 * warps :], 2**17 // warps)
     part.copy_(torch.randn(part.shape, generator=torch.Generator().manual_seed(0)))
-    params = emulated.Params(each.params, [Buffer(amax)], [(x.data_ptr(), Buffer(part, "the end of x"))])
+    params = emulated.Params(each.params, [Buffer(amax), Buffer(x, part=part)])
     kernel = emulated.module(each.file, target, each.kernel)[each.kernel]
     launch(kernel, blocks, each.block, [params], ctas=[blocks - 2, blocks - 1])
     assert amax == part.abs().max()

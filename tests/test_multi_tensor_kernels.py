@@ -110,12 +110,12 @@ def test_no_kernel_spills(target, op):
     if (why := assembled.why_not()) is not None:
         pytest.skip(f"assembled: {why}")
     kernels = assembled.assemble(FILES[op], target)
-    assert len(kernels) == {"adamw_update": 20, "sgd_update": 38, "unscale_and_check": 2, "grad_norm_and_check": 3}[op]
+    assert len(kernels) == {"adamw_update": 40, "sgd_update": 76, "unscale_and_check": 2, "grad_norm_and_check": 3}[op]
     for name, kernel in kernels.items():
         assert kernel.spilled == kernel.stack == 0, name
-        assert kernel.registers <= 64, name  # four CTAs of 256 threads an SM
+        assert kernel.registers <= (80 if "_amax" in name else 64), name  # three or four CTAs of 256 threads an SM
         assert kernel.count(r"LDL|STL") == 0, name
-    for name in (n for n in kernels if re.fullmatch(r"mpk_(adamw|sgd)_update_.*bf16_bf16(_4k)?", n)):
+    for name in (n for n in kernels if re.fullmatch(r"mpk_(adamw|sgd)_update_.*bf16_bf16(_amax)?(_4k)?", n)):
         states = 3 if "adamw" in name else 2 if "momentum" in name else 1
         # Two vectors at a time and one at the end of a chunk: each 16 bytes of a state, 8 of a gradient and of a copy.
         assert kernels[name].count(r"LDG\.E\.128") == 3 * states, name
@@ -235,7 +235,7 @@ def test_more_elements_than_32_bits_count(gpu, target, op):
         masters, averages, squares, grads = (randn()[i * n : (i + 1) * n].clone() for i in range(4))
         written = [masters, averages, squares.abs_(), torch.zeros(n, dtype=torch.bfloat16)]
         tensors = [*written[:3], torch.tensor(7.0), written[3], grads.bfloat16(), torch.empty(8)]
-        args = (*([t] for t in tensors[:6]), 1e-2, 0.9, 0.999, 1e-8, 0.05, False, None, None, None, 0.0, None, tensors[6])
+        args = (*([t] for t in tensors[:6]), 1e-2, 0.9, 0.999, 1e-8, 0.05, False, None, None, None, 0.0, None, None, tensors[6])
         gpu_op, layout = "adamw_update_", ([4, 4, 4, 2, 2], 77, 16384)
     else:
         written = [randn()[:n].clone()]

@@ -58,6 +58,14 @@ def test_products_use_the_instruction_meant_and_no_other(target):
         assert made.count(ANY_MATRIX_INSTRUCTION) == wanted, made.case
 
 
+@pytest.mark.parametrize("target", ["sm_89", "sm_90"])
+def test_sums_are_promoted_unless_fast(target):
+    """Triton may make the addition part of the product, whose accumulator is the tensor core's."""
+    for made in assemble(target):
+        if made.case.startswith("scaled_mm"):
+            assert ("FADD" in made.loop) == ("fast" not in made.case), made.case
+
+
 @each_target
 def test_long_data_moves_in_16_bytes(target):
     """An op's kernels of scalars left out. Byte accesses appear nowhere but in gfx950's tails."""

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import emulated_triton
 import torch
 import triton
+from assembled import MATRIX
 from assembled_triton import ARCHITECTURES, assemble
-from gpu_evidence import OF_TRITON, PAGE, Case, Counts, half, rows_of, summed
-from ptx_emulator import Policy
+from evidence.scaled_mm import moved
+from gpu_evidence import OF_TRITON, PAGE, Case, Counts, half, rows_of, summed, table
+from ptx_emulator import Policy, Result
 
 import mpkernels as mp
 from mpkernels import triton_launch
+from mpkernels.ops.scaled_mm import triton as scaled_mm
 
 TARGETS = tuple(emulated_triton.TARGETS)
-E4M3 = torch.float8_e4m3fn
+E4M3, BF16 = torch.float8_e4m3fn, torch.bfloat16
 ROWS, COLUMNS = 256, 512
 CHUNK = 1 << 14  # mpkernels.triton_tables
 Call = Callable[[], Any]
@@ -44,6 +47,7 @@ def listed() -> list[tuple[Case, Call]]:
     low = torch.bfloat16
     rest = {"inv_loss_scale": one, "found_inf": found, "backend": "triton"}
     steps = [torch.zeros(()) for _ in range(2)]
+    amaxes = {"param_amaxes": list(torch.zeros(2).unbind())}
     adamw = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1, **rest}
     sgd = {"lr": 1e-3, "momentum": 0.9, "dampening": 0.0, "weight_decay": 0.1, "nesterov": False, **rest}
     args = tensors(low), one, found
@@ -55,8 +59,16 @@ def listed() -> list[tuple[Case, Call]]:
             lambda: mp.adamw_update_(tensors(), tensors(), tensors(), steps, tensors(low), tensors(low), **adamw),
         ),
         (
+            Case("adamw_update_", "bf16 gradients and copy, amaxes", (), n, 28 * n),
+            lambda: mp.adamw_update_(tensors(), tensors(), tensors(), steps, tensors(low), tensors(low), **adamw, **amaxes),
+        ),
+        (
             Case("sgd_update_", "momentum, bf16 gradients and copy", (), n, 20 * n),
             lambda: mp.sgd_update_(tensors(), tensors(), steps, tensors(low), tensors(low), **sgd),
+        ),
+        (
+            Case("sgd_update_", "momentum, bf16 gradients and copy, amaxes", (), n, 20 * n),
+            lambda: mp.sgd_update_(tensors(), tensors(), steps, tensors(low), tensors(low), **sgd, **amaxes),
         ),
     ]
 
@@ -94,6 +106,46 @@ def static_table() -> list[str]:
     return rows
 
 
+PRODUCTS = {"scaled_mm 16 rows": (16, False), "scaled_mm 512 rows": (128, False), "scaled_mm 512 rows, fast": (128, True)}
+PRODUCT_COLUMNS = ("call", "tile", "main loop: instructions", "of these", "for each product", "bytes ratio", "conflicts")
+DEPTH = 512  # of K
+
+
+def product_rows() -> Iterator[list[str]]:
+    """Calls of assembled_triton.py: their compiled code, and one tile in the emulator. A row for each configuration."""
+    for target in TARGETS:
+        seen = set()
+        for made in (each for each in assemble(target) if each.case in PRODUCTS):
+            (config, M, N), result = one_tile(target, *PRODUCTS[made.case])
+            if config in seen:
+                continue
+            seen.add(config)
+            loop, counters = made.loop, result.counters
+            matrix = next(code for code in loop if MATRIX.match(code))
+            compulsory = (M + N) * DEPTH + M * N * BF16.itemsize
+            yield [
+                f"{target}: {made.case.removeprefix('scaled_mm ')}",
+                f"{config.block_m} x {config.block_n}",
+                str(loop["total"]),
+                f"{loop[matrix]} {matrix}, {loop.get('FADD', 0)} FADD",
+                f"{loop['total'] / loop[matrix]:.1f}",
+                f"{moved(result) / compulsory:.2f}",
+                str(counters["shared_load_conflicts"] + counters["shared_store_conflicts"]),
+            ]
+
+
+def one_tile(target: str, rows: int, fast: bool) -> tuple[tuple[scaled_mm.Config, int, int], Result]:
+    """((configuration, M, N), what its launch did)"""
+    launcher = emulated_triton.launcher(target, lambda tensor: False, 0, Policy())
+    config = scaled_mm.config_for(launcher.target(torch.device("cpu")), rows, 512, DEPTH, fast)
+    M, N = min(config.block_m, rows), config.block_n
+    a, b = values(M, DEPTH, dtype=E4M3), values(N, DEPTH, dtype=E4M3)
+    with triton_launch.using(launcher):
+        mp.scaled_mm(a, b, torch.ones(()), torch.ones(()), use_fast_accum=fast, backend="triton")
+    (result,) = launcher.results
+    return (config, M, N), result
+
+
 def page() -> str:
     return "\n".join(
         [
@@ -108,6 +160,13 @@ def page() -> str:
             "shared memory. The instructions that must and must not be in them are listed in `tests/test_triton_kernels.py`.",
             "",
             *static_table(),
+            "",
+            "## Matrix products of the Triton kernels",
+            "",
+            "The main loop is the innermost one with matrix instructions (*products*). *Bytes ratio*, *conflicts*: of one tile",
+            f"and {DEPTH} of K, as under Counts. Calls whose configuration is that of an earlier one are left out.",
+            "",
+            *table(PRODUCT_COLUMNS, product_rows()),
             "",
             "## Counts of the Triton kernels",
             "",

@@ -5,6 +5,8 @@
 
 #include "device/master_update.h"
 #include "device/multi_tensor.cuh"
+#include "device/ptx/max.cuh"
+#include "device/reduce.cuh"
 #include "device/vector.cuh"
 
 namespace mpkernels::device {
@@ -46,8 +48,8 @@ __device__ __forceinline__ StepScalars step_scalars(const StepParams& p) {
   return scalars;
 }
 
-// Advances the counters and fills the workspace: of_tensor(done) makes a tensor's own scalars from
-// the number of updates done before.
+// Advances the counters, fills the workspace and clears the amaxes, which the large kernel raises:
+// of_tensor(done) makes a tensor's own scalars from the number of updates done before.
 template <typename Own, typename P, typename OfTensor>
 __device__ __forceinline__ void prepare_step(const P& p, const OfTensor& of_tensor) {
   static_assert(sizeof(TensorScalars<Own>) == kScalarBytes);
@@ -56,9 +58,11 @@ __device__ __forceinline__ void prepare_step(const P& p, const OfTensor& of_tens
   auto& scalars = ((TensorScalars<Own>*)p.scalars)[p.first + t];
   scalars.step = step_scalars(p.step);
   if (scalars.step.skip != 0.0f) return;
-  const float done = *p.steps[t];
+  float* const step = p.of_tensor[0][t];
+  const float done = *step;
   scalars.own = of_tensor(done);
-  *p.steps[t] = add(done, 1.0f);
+  *step = add(done, 1.0f);
+  if constexpr (P::kAmaxes) *p.of_tensor[1][t] = 0.0f;
 }
 
 // Each lane loads one word, so that a warp asks for a sector and not for 32 copies of it.
@@ -179,22 +183,57 @@ __device__ __forceinline__ void update_chunk(const Lists& lists, int n, const Up
   }
 }
 
+// NaN, once met, stays.
+template <int N>
+__device__ __forceinline__ float max_magnitude(float most, const float (&values)[N]) {
+#pragma unroll
+  for (int e = 0; e < N; ++e) most = ptx::max_nan(most, fabsf(values[e]));
+  return most;
+}
+
+// Raises a parameter's amax to that of a chunk, from each lane's largest magnitude of its masters:
+// rounding keeps the order of magnitudes, so the largest rounded is the rounded largest. One atomic
+// a warp, for 2048 elements. As integers, whose maximum depends on no order and keeps Inf and NaN.
+template <HighPrecision kCopy>
+__device__ __forceinline__ void raise_amax(void* amax, float most) {
+  const uint32_t bits = __reduce_max_sync(kWholeWarp, __float_as_uint(most));
+  const auto copy = narrowed<kCopy>(__uint_as_float(bits));
+  if (threadIdx.x % kWarp == 0) atomicMax((uint32_t*)amax, Words<kCopy>::widest(copy));
+}
+
 }  // namespace mpkernels::device
 
 // The kernels of an update by gradient and copy, in the order of HighPrecision; none: the master
-// is the parameter. MPK_UPDATE(name, grad, copy, bytes) defines one.
-#define MPK_UPDATES(suffix, bytes)                           \
-  MPK_UPDATE(f32_none##suffix, kFloat32, kFloat32, bytes)    \
-  MPK_UPDATE(f32_bf16##suffix, kFloat32, kBFloat16, bytes)   \
-  MPK_UPDATE(f32_f16##suffix, kFloat32, kFloat16, bytes)     \
-  MPK_UPDATE(bf16_none##suffix, kBFloat16, kFloat32, bytes)  \
-  MPK_UPDATE(bf16_bf16##suffix, kBFloat16, kBFloat16, bytes) \
-  MPK_UPDATE(bf16_f16##suffix, kBFloat16, kFloat16, bytes)   \
-  MPK_UPDATE(f16_none##suffix, kFloat16, kFloat32, bytes)    \
-  MPK_UPDATE(f16_bf16##suffix, kFloat16, kBFloat16, bytes)   \
-  MPK_UPDATE(f16_f16##suffix, kFloat16, kFloat16, bytes)
+// is the parameter. MPK_UPDATE(name, grad, copy, amaxes, bytes) defines one.
+#define MPK_UPDATES_OF(suffix, amaxes, bytes)                        \
+  MPK_UPDATE(f32_none##suffix, kFloat32, kFloat32, amaxes, bytes)    \
+  MPK_UPDATE(f32_bf16##suffix, kFloat32, kBFloat16, amaxes, bytes)   \
+  MPK_UPDATE(f32_f16##suffix, kFloat32, kFloat16, amaxes, bytes)     \
+  MPK_UPDATE(bf16_none##suffix, kBFloat16, kFloat32, amaxes, bytes)  \
+  MPK_UPDATE(bf16_bf16##suffix, kBFloat16, kBFloat16, amaxes, bytes) \
+  MPK_UPDATE(bf16_f16##suffix, kBFloat16, kFloat16, amaxes, bytes)   \
+  MPK_UPDATE(f16_none##suffix, kFloat16, kFloat32, amaxes, bytes)    \
+  MPK_UPDATE(f16_bf16##suffix, kFloat16, kBFloat16, amaxes, bytes)   \
+  MPK_UPDATE(f16_f16##suffix, kFloat16, kFloat16, amaxes, bytes)
 
-#define MPK_UPDATE_KERNELS(prefix, suffix)                                                       \
+// For every table, without and with amaxes: those and MPK_PREPARE(suffix, amaxes, bytes).
+#define MPK_UPDATES()                           \
+  MPK_PREPARE(, false, kLargeParameters)        \
+  MPK_PREPARE(_4k, false, kSmallParameters)     \
+  MPK_PREPARE(_amax, true, kLargeParameters)    \
+  MPK_PREPARE(_amax_4k, true, kSmallParameters) \
+  MPK_UPDATES_OF(, false, kLargeParameters)     \
+  MPK_UPDATES_OF(_4k, false, kSmallParameters)  \
+  MPK_UPDATES_OF(_amax, true, kLargeParameters) \
+  MPK_UPDATES_OF(_amax_4k, true, kSmallParameters)
+
+// By amaxes, table (small, large), gradient and copy.
+#define MPK_UPDATE_ENTRIES(prefix)                                                     \
+  {                                                                                    \
+      {MPK_UPDATE_ENTRIES_OF(prefix, _4k), MPK_UPDATE_ENTRIES_OF(prefix, )},           \
+      {MPK_UPDATE_ENTRIES_OF(prefix, _amax_4k), MPK_UPDATE_ENTRIES_OF(prefix, _amax)}, \
+  }
+#define MPK_UPDATE_ENTRIES_OF(prefix, suffix)                                                    \
   {                                                                                              \
       {MPK_KERNEL_ENTRY(prefix##f32_none##suffix), MPK_KERNEL_ENTRY(prefix##f32_bf16##suffix),   \
        MPK_KERNEL_ENTRY(prefix##f32_f16##suffix)},                                               \
@@ -202,4 +241,10 @@ __device__ __forceinline__ void update_chunk(const Lists& lists, int n, const Up
        MPK_KERNEL_ENTRY(prefix##bf16_f16##suffix)},                                              \
       {MPK_KERNEL_ENTRY(prefix##f16_none##suffix), MPK_KERNEL_ENTRY(prefix##f16_bf16##suffix),   \
        MPK_KERNEL_ENTRY(prefix##f16_f16##suffix)},                                               \
+  }
+// By amaxes and table.
+#define MPK_PREPARE_ENTRIES(name)                                        \
+  {                                                                      \
+      {MPK_KERNEL_ENTRY(name##_4k), MPK_KERNEL_ENTRY(name)},             \
+      {MPK_KERNEL_ENTRY(name##_amax_4k), MPK_KERNEL_ENTRY(name##_amax)}, \
   }

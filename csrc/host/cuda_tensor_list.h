@@ -1,6 +1,7 @@
 // Lists of Torch tensors on a CUDA device as what launchers take.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "device/gradients.h"
@@ -47,11 +48,24 @@ inline void add_fp32_list(UpdateTensors& tensors, const OnDeviceOf& device, cons
   add_list(tensors, device, name, list);
 }
 
+// One scalar for each master.
+inline std::vector<float*> scalar_pointers(const OnDeviceOf& device, const char* name,
+                                           const std::vector<Tensor>& scalars, size_t masters) {
+  MPK_CHECK(scalars.size() == masters, name, " must hold one tensor per master");
+  std::vector<float*> pointers;
+  pointers.reserve(scalars.size());
+  for (const Tensor& scalar : scalars) {
+    device.check_fp32_scalar(name, scalar);
+    pointers.push_back((float*)scalar.mutable_data_ptr());
+  }
+  return pointers;
+}
+
 // The last lists of a step.
-inline void add_grads_and_copies(UpdateTensors& tensors, const OnDeviceOf& device,
-                                 const std::vector<Tensor>& steps,
-                                 const std::vector<Tensor>& params,
-                                 const std::vector<Tensor>& grads) {
+inline void add_rest(UpdateTensors& tensors, const OnDeviceOf& device,
+                     const std::vector<Tensor>& steps, const std::vector<Tensor>& params,
+                     const std::vector<Tensor>& grads,
+                     const std::optional<std::vector<Tensor>>& param_amaxes) {
   add_list(tensors, device, "grads", grads, false);
   tensors.grad_format = high_precision_of(grads[0].scalar_type());
   tensors.copy_format = HighPrecision::kFloat32;
@@ -61,11 +75,10 @@ inline void add_grads_and_copies(UpdateTensors& tensors, const OnDeviceOf& devic
     add_list(tensors, device, "params", params);
     tensors.copy_format = high_precision_of(params[0].scalar_type());
   }
-  MPK_CHECK(steps.size() == tensors.numels.size(), "steps must hold one tensor per master");
-  for (const Tensor& step : steps) {
-    device.check_fp32_scalar("steps", step);
-    tensors.steps.push_back((float*)step.mutable_data_ptr());
-  }
+  const size_t masters = tensors.numels.size();
+  tensors.steps = scalar_pointers(device, "steps", steps, masters);
+  if (param_amaxes)
+    tensors.amaxes = scalar_pointers(device, "param_amaxes", *param_amaxes, masters);
 }
 
 inline const float* scalar_pointer(const OnDeviceOf& device, const char* name,

@@ -24,14 +24,23 @@ inline GradientFactors gradient_factors(const std::optional<Tensor>& inv_loss_sc
   return {scalar_or(1.0f, "inv_loss_scale", inv_loss_scale), maximize ? -clip : clip};
 }
 
-inline std::vector<float*> step_pointers(const std::vector<Tensor>& steps) {
+// One scalar for each master.
+inline std::vector<float*> scalar_pointers(const char* name, const std::vector<Tensor>& scalars,
+                                           const std::vector<Tensor>& masters) {
+  MPK_CHECK(scalars.size() == masters.size(), name, " must hold one tensor per master");
   std::vector<float*> pointers;
-  pointers.reserve(steps.size());
-  for (const Tensor& step : steps) {
-    check_fp32_scalar("steps", step);
-    pointers.push_back((float*)step.mutable_data_ptr());
+  pointers.reserve(scalars.size());
+  for (const Tensor& scalar : scalars) {
+    check_fp32_scalar(name, scalar);
+    pointers.push_back((float*)scalar.mutable_data_ptr());
   }
   return pointers;
+}
+
+inline std::vector<float*> amax_pointers(const std::optional<std::vector<Tensor>>& amaxes,
+                                         const std::vector<Tensor>& masters) {
+  if (!amaxes) return {};
+  return scalar_pointers("param_amaxes", *amaxes, masters);
 }
 
 inline TensorDataList<void> mutable_fp32_data(const char* name,

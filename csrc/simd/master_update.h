@@ -3,8 +3,11 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
+#include <vector>
 
 #include "simd/convert.h"
+#include "simd/magnitude.h"
 #include "simd/multi_tensor.h"
 #include "simd/stream.h"
 
@@ -64,30 +67,74 @@ void write_copy(const float* master, const TensorData<void>& param, int64_t begi
   stream_bytes(to, block, n * (int64_t)sizeof(Copy));
 }
 
+// The FP32 value of what a copy in this format would hold.
+inline float as_copied(float master, HighPrecision type) {
+  BFloat16 bf16;
+  Half half;
+  switch (type) {
+    case HighPrecision::kFloat32:
+      return master;
+    case HighPrecision::kBFloat16:
+      from_float(master, bf16);
+      return to_float(bf16);
+    default:
+      from_float(master, half);
+      return to_float(half);
+  }
+}
+
+// The amaxes of the parameters, where they are wanted, from the masters: rounding keeps the order
+// of magnitudes, so the largest rounded is the rounded largest.
+class ParamAmaxes {
+ public:
+  explicit ParamAmaxes(const std::vector<float*>& amaxes) : amaxes_(amaxes), most_(amaxes.size()) {}
+
+  bool wanted() const { return !amaxes_.empty(); }
+  void add(int64_t tensor, uint32_t magnitude) { raise_max(most_[tensor], magnitude); }
+
+  void write(const TensorDataList<void>& params) const {
+    for (size_t t = 0; t < amaxes_.size(); ++t) {
+      const auto type = params.empty() ? HighPrecision::kFloat32 : params[t].type;
+      *amaxes_[t] = as_copied(from_bits(most_[t].load()), type);
+    }
+  }
+
+ private:
+  const std::vector<float*>& amaxes_;
+  std::vector<std::atomic<uint32_t>> most_;
+};
+
 // Runs update(tensor, begin, end, grad) over the elements of all tensors, in blocks and from
-// several threads, and writes the copies. grad holds the FP32 gradients of [begin, end).
+// several threads, and writes the copies, and the amaxes if there are any. grad holds the FP32
+// gradients of [begin, end).
 template <typename Update>
 void for_master_blocks(const TensorDataList<void>& masters, const TensorDataList<void>& params,
-                       const TensorDataList<const void>& grads, const Update& update) {
+                       const TensorDataList<const void>& grads, const std::vector<float*>& amaxes,
+                       const Update& update) {
   const ChunkedList chunks(grads);
+  ParamAmaxes param_amaxes(amaxes);
   const bool stream = chunks.numel() >= kStreamElements;
   chunks.for_each([&](const Chunk& chunk) {
     const int64_t t = chunk.tensor;
     const bool converts = !params.empty() || grads[t].type != HighPrecision::kFloat32;
     const int64_t stride = converts ? kBlock : kChunkElements;
     alignas(64) float grad_block[kBlock];
+    uint32_t most = 0;
     for (int64_t begin = chunk.begin; begin < chunk.end; begin += stride) {
       const int64_t end = std::min(chunk.end, begin + stride), n = end - begin;
       update(t, begin, end, widened(grads[t], begin, n, grad_block));
-      if (params.empty()) continue;
       const float* master = fp32_elements(masters[t], begin);
+      if (param_amaxes.wanted()) most = std::max(most, max_magnitude(master, n));
+      if (params.empty()) continue;
       if (params[t].type == HighPrecision::kBFloat16)
         write_copy<BFloat16>(master, params[t], begin, n, stream);
       else
         write_copy<Half>(master, params[t], begin, n, stream);
     }
+    if (param_amaxes.wanted()) param_amaxes.add(t, most);
     stream_fence();
   });
+  param_amaxes.write(params);
 }
 
 }  // namespace mpkernels

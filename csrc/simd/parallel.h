@@ -17,16 +17,19 @@ constexpr int64_t kElementwiseGrain = 32768;
 void parallel_for(int64_t begin, int64_t end, int64_t grain,
                   const std::function<void(int64_t, int64_t)>& body);
 
+// shared = max(shared, mine), from several threads.
+inline void raise_max(std::atomic<uint32_t>& shared, uint32_t mine) {
+  uint32_t seen = shared.load();
+  while (mine > seen && !shared.compare_exchange_weak(seen, mine)) {
+  }
+}
+
 // The largest body(begin, end) over disjoint ranges that cover [0, size), or 0 if size is 0.
 template <typename Body>
 uint32_t parallel_max(int64_t size, int64_t grain, const Body& body) {
   std::atomic<uint32_t> shared{0};
-  parallel_for(0, size, grain, [&](int64_t begin, int64_t end) {
-    const uint32_t mine = body(begin, end);
-    uint32_t seen = shared.load();
-    while (mine > seen && !shared.compare_exchange_weak(seen, mine)) {
-    }
-  });
+  parallel_for(0, size, grain,
+               [&](int64_t begin, int64_t end) { raise_max(shared, body(begin, end)); });
   return shared.load();
 }
 

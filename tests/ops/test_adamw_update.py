@@ -14,6 +14,8 @@ from update_inputs import (
     SHAPES,
     assert_equals_definition,
     assert_same_lists,
+    assert_writes_amaxes,
+    broken_masters,
     randn,
     run_guarded,
     specials,
@@ -128,6 +130,36 @@ def test_the_copy_is_the_rounded_master(backend, device):
         lists[0][0] *= 40000  # some masters are beyond float16
         masters, _, _, _, params = run_guarded(mp.adamw_update_, lists, device, **HYPER, backend=backend)
         assert_matches(params[0], masters[0].to(dtype))
+
+
+copies = pytest.mark.parametrize("copy_dtype", COPY_DTYPES, ids=str)
+
+
+@pytest.mark.spread
+@copies
+def test_amaxes_of_the_parameters(backend, device, copy_dtype):
+    lists = inputs(SHAPES, copy_dtype or torch.float32, copy_dtype)
+    assert_writes_amaxes(mp.adamw_update_, lists, backend, device, **HYPER, **DEVICE_SCALARS)
+
+
+@pytest.mark.spread
+@copies
+def test_amaxes_of_broken_parameters(backend, device, copy_dtype):
+    lists = inputs([(70,)] * 6, copy_dtype=copy_dtype)
+    lists[0] = broken_masters(lists[0])
+    assert_writes_amaxes(mp.adamw_update_, lists, backend, device, **{**HYPER, "lr": 0.0})
+
+
+@pytest.mark.spread
+@pytest.mark.parametrize("flag", [0.0, 1.0])
+def test_found_inf_leaves_the_amaxes(backend, device, flag):
+    assert_writes_amaxes(mp.adamw_update_, inputs(SHAPES), backend, device, **HYPER, found_inf=torch.tensor(flag))
+
+
+@pytest.mark.spread
+@pytest.mark.parametrize("tensors", [140, 160])
+def test_amaxes_of_more_tensors_than_a_table_of_4_kb(backend, device, tensors):
+    assert_writes_amaxes(mp.adamw_update_, inputs([(i % 7,) for i in range(tensors)]), backend, device, **HYPER)
 
 
 @pytest.mark.parametrize("grad_dtype", GRAD_DTYPES, ids=str)
@@ -270,6 +302,14 @@ REFUSALS = {
                 lambda a: a["masters"].__setitem__(1, torch.ones(1).expand(3))),
     "device": (ValueError, r"grads\[1\] must be on cpu like masters\[0\], got meta",
                lambda a: a["grads"].__setitem__(1, torch.ones(3, device="meta").bfloat16())),
+    "amaxes": (ValueError, "param_amaxes must hold one tensor for each of the 2 masters, got 1",
+               lambda a: a.update(param_amaxes=[torch.ones(())])),
+    "amax dtype": (TypeError, r"param_amaxes\[0\] must be one of torch.float32, got torch.bfloat16",
+                   lambda a: a.update(param_amaxes=[torch.ones(()).bfloat16()] * 2)),
+    "amax shape": (ValueError, r"param_amaxes\[1\] must have shape \(\), \(\), got \(1,\)",
+                   lambda a: a.update(param_amaxes=[torch.ones(()), torch.ones(1)])),
+    "amax device": (ValueError, r"param_amaxes\[1\] must be on cpu like masters\[0\], got meta",
+                    lambda a: a.update(param_amaxes=[torch.ones(()), torch.ones((), device="meta")])),
     "scalar": (TypeError, r"found_inf must be a float32 tensor of shape \(\), got torch.float32 of shape \(1,\)",
                lambda a: a.update(found_inf=torch.zeros(1))),
 }  # fmt: skip
@@ -304,12 +344,18 @@ def test_opcheck(backend):
     )
 
 
+@pytest.mark.spread
+def test_opcheck_with_amaxes(backend):
+    args, amaxes = (*inputs([(33,), (2, 3)]), *HYPER.values()), [torch.zeros(()) for _ in range(2)]
+    torch.library.opcheck(torch.ops.mpkernels.adamw_update_.default, args, {"param_amaxes": amaxes, "backend": backend})
+
+
 def test_compiles_to_one_graph():
-    def step(lists, scale):
-        mp.adamw_update_(*lists, **HYPER, inv_loss_scale=scale * 0.5)
+    def step(lists, amaxes, scale):
+        mp.adamw_update_(*lists, **HYPER, inv_loss_scale=scale * 0.5, param_amaxes=amaxes)
         return lists[0][0] + 1
 
-    lists, expected = inputs([(33,), (2, 3)]), inputs([(33,), (2, 3)])
-    result = torch.compile(step, fullgraph=True, backend="aot_eager")(lists, torch.tensor(2.0))
-    assert_matches(result, step(expected, torch.tensor(2.0)))
+    lists, expected = ([*inputs([(33,), (2, 3)]), steps_of([0.0, 0.0])] for _ in range(2))
+    result = torch.compile(step, fullgraph=True, backend="aot_eager")(lists[:-1], lists[-1], torch.tensor(2.0))
+    assert_matches(result, step(expected[:-1], expected[-1], torch.tensor(2.0)))
     assert_same_lists(lists, expected)

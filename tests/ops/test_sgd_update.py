@@ -14,6 +14,8 @@ from update_inputs import (
     SHAPES,
     assert_equals_definition,
     assert_same_lists,
+    assert_writes_amaxes,
+    broken_masters,
     randn,
     run_guarded,
     specials,
@@ -114,6 +116,31 @@ def test_the_copy_is_the_rounded_master(backend, device, dtype):
     lists[0][0] *= 40000  # some masters are beyond float16
     masters, _, _, params = run_guarded(mp.sgd_update_, lists, device, **HYPER, backend=backend)
     assert_matches(params[0], masters[0].to(dtype))
+
+
+copies = pytest.mark.parametrize("copy_dtype", COPY_DTYPES, ids=str)
+
+
+@pytest.mark.spread
+@kinds
+@copies
+def test_amaxes_of_the_parameters(backend, device, copy_dtype, hyper):
+    lists = inputs(SHAPES, hyper, copy_dtype or torch.float32, copy_dtype)
+    assert_writes_amaxes(mp.sgd_update_, lists, backend, device, **hyper, **DEVICE_SCALARS)
+
+
+@pytest.mark.spread
+@copies
+def test_amaxes_of_broken_parameters(backend, device, copy_dtype):
+    lists = inputs([(70,)] * 6, NESTEROV, copy_dtype=copy_dtype)
+    lists[0] = broken_masters(lists[0])
+    assert_writes_amaxes(mp.sgd_update_, lists, backend, device, **{**NESTEROV, "lr": 0.0})
+
+
+@pytest.mark.spread
+@kinds
+def test_found_inf_leaves_the_amaxes(backend, device, hyper):
+    assert_writes_amaxes(mp.sgd_update_, inputs(SHAPES, hyper), backend, device, **hyper, found_inf=torch.tensor(1.0))
 
 
 @kinds
@@ -252,6 +279,12 @@ def test_opcheck(backend, hyper):
     torch.library.opcheck(
         torch.ops.mpkernels.sgd_update_.default, (*inputs([(33,), (2, 3)], hyper), *hyper.values()), {"backend": backend}
     )
+
+
+@pytest.mark.spread
+def test_opcheck_with_amaxes(backend):
+    args, amaxes = (*inputs([(33,), (2, 3)], HYPER), *HYPER.values()), [torch.zeros(()) for _ in range(2)]
+    torch.library.opcheck(torch.ops.mpkernels.sgd_update_.default, args, {"param_amaxes": amaxes, "backend": backend})
 
 
 @kinds

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import mpkernels as mp
+from mpkernels.formats import FP32
 from mpkernels.testing import assert_matches, special_values
 
 GUARD = 16  # elements on each side of every tensor
@@ -24,6 +26,15 @@ def randn(shapes: list[tuple[int, ...]], dtype: torch.dtype, seed: int) -> list[
 def specials(dtype: torch.dtype, *, shift: int) -> Tensor:
     """The special values in another order for each shift, so that the operands of an update meet in many pairs."""
     return special_values(dtype).repeat(8).roll(shift)
+
+
+def broken_masters(masters: list[Tensor]) -> list[Tensor]:
+    """Six small masters; the first all zeros, every other with a value that a copy cannot hold, or that is large but fits."""
+    small = [master.clamp(-1, 1) for master in masters]
+    for master, value in zip(small, (0.0, -float("inf"), float("nan"), FP32.max, -65519.0, -3.0), strict=True):
+        master[65] = value
+    small[0].zero_()
+    return small
 
 
 def steps_of(counts: list[float]) -> list[Tensor]:
@@ -73,3 +84,17 @@ def assert_equals_definition(
     actual = run_guarded(op, lists, device, *args, backend=backend, **kwargs)
     assert_same_lists(actual, run_guarded(op, lists, "cpu", *args, backend="reference", **kwargs))
     return actual
+
+
+def assert_writes_amaxes(
+    op: Callable[..., None], lists: list[list[Tensor]], backend: str, device: str, *args: Any, **kwargs: Any
+) -> None:
+    """Given param_amaxes, op writes what it does without them, and to them the amax of every parameter; or, skipping, nothing."""
+    buffer = torch.full((len(lists[0]) + 2,), -77.0, device=device)
+    after = run_guarded(op, lists, device, *args, **kwargs, param_amaxes=list(buffer.unbind()[1:-1]), backend=backend)
+    assert_same_lists(after, run_guarded(op, lists, "cpu", *args, **kwargs, backend="reference"))
+    assert buffer[0] == buffer[-1] == -77, "a kernel wrote outside its tensor"
+    skips = kwargs.get("found_inf", torch.tensor(0.0)) != 0
+    masters, params = after[0], after[-1]
+    for amax, param in zip(buffer[1:-1], params or masters, strict=True):
+        assert_matches(amax, torch.tensor(-77.0) if skips else mp.amax(param.cpu(), backend="reference"))

@@ -37,6 +37,8 @@ class Buffer:
     phase: its address modulo 256 on the device; None for that of its place in the memory that owns it.
     behind: the array is a table of pointers, and these are the arrays it points into. Its 8-byte words that are host
         addresses in them become device addresses for the launch; the host's table is left alone.
+    part: what there is of an array too large to be copied; the phase is then the part's. Pointers to the array keep their
+        distance from the part, and what lies outside of it is unmapped.
     """
 
     array: Any
@@ -44,6 +46,11 @@ class Buffer:
     initialised: bool = True
     phase: int | None = None
     behind: Sequence[Any] = ()
+    part: Any = None
+
+    @property
+    def present(self) -> Any:
+        return self.array if self.part is None else self.part
 
 
 class Struct:
@@ -117,10 +124,13 @@ class DeviceArrays:
 
     def __init__(self, buffers: Sequence[tuple[Any, str]], variables: Sequence[tuple[Variable, np.ndarray]]) -> None:
         """`buffers`: (array or Buffer, default name); `variables`: the module's .global variables and their bytes."""
+        self.parts: dict[int, int] = {}  # host address of an array -> that of the part that is there
         spans: dict[int, list] = {}  # host start -> [end, name, initialised, phase, writable]
         for value, default in buffers:
             buffer = value if isinstance(value, Buffer) else Buffer(value)
-            start, size, phase = span(buffer.array)
+            start, size, phase = span(buffer.present)
+            if buffer.part is not None:
+                self.parts[span(buffer.array)[0]] = start
             phase = phase if buffer.phase is None else buffer.phase
             writable = getattr(getattr(buffer.array, "flags", None), "writeable", True)
             spans_key = start if size else -id(buffer.array)  # empty arrays have no address of their own
@@ -160,9 +170,15 @@ class DeviceArrays:
         allocation = next(a for r, a in zip(self.ranges, self.space.allocations, strict=False) if r[0] == table)
         words = self.space.data[allocation.offset : allocation.end].view(np.int64)
         for i, word in enumerate(words):
-            at = self._range_of(int(word))
-            if at is not None and self.ranges[at][0] != table:
-                words[i] = self.space.allocations[at].address + word - self.ranges[at][0]
+            found = self._device_address(int(word))
+            if found is not None and self.ranges[found[0]][0] != table:
+                words[i] = found[1]
+
+    def _device_address(self, host: int) -> tuple[int, int] | None:
+        """(which range, the device address as a signed word) of a host address in what is there, or of an array's beginning."""
+        inside = self.parts.get(host, host)
+        at = self._range_of(inside)
+        return None if at is None else (at, self.space.allocations[at].address + host - self.starts[at])
 
     def _range_of(self, host: int) -> int | None:
         """Which range holds a host address; one without bytes holds its beginning."""
@@ -179,11 +195,10 @@ class DeviceArrays:
     def address_of(self, value: Any) -> int:
         array = value.array if isinstance(value, Buffer) else value
         start, size, _ = span(array)
-        key = start if size else -id(array)
-        at = self._range_of(key)
-        if at is None:
+        found = self._device_address(start if size else -id(array))
+        if found is None:
             raise KeyError("the array is not an argument of this launch")
-        return self.space.allocations[at].address + key - self.starts[at]
+        return found[1] % 2**64
 
     def variable_addresses(self) -> dict[str, int]:
         allocations = self.space.allocations[len(self.ranges) :]

@@ -208,3 +208,18 @@ def test_many_small_arrays_take_little_memory():
     assert result.counters["global_store_requests"] > 0
     assert [each.array[0] for each in arrays[:1000]] == list(range(1000))
     assert taken < 100e6
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_part_of_an_array_too_large_to_be_copied(table):
+    """By its own address and through a table: the part is at its distance from the beginning, and the rest is unmapped."""
+    whole = np.zeros(1 << 32, np.uint32)
+    array, last = Buffer(whole, part=whole[-32:]), len(whole) - 32
+    address = "ld.param.u64 %rd0, [x];" + " ld.global.u64 %rd0, [%rd0];" * table
+    body = f"{address} mul.wide.u32 %rd1, %r0, 4; add.s64 %rd0, %rd0, %rd1;"
+    kernel = load(entry(f"{REGISTERS}{body} add.s64 %rd0, %rd0, {4 * last}; st.global.u32 [%rd0], %r0; ret;", ".param .u64 x"))
+    argument = Buffer(np.array([whole.ctypes.data], np.uint64), behind=[array]) if table else array
+    launch(kernel["kernel"], 1, 32, [argument])
+    assert list(whole[-32:]) == list(range(32))
+    with pytest.raises(KernelFault, match="0 bytes past the end of"):
+        launch(kernel["kernel"], 1, 64, [argument])

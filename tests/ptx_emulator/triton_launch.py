@@ -56,20 +56,34 @@ class BoundKernel:
 
 
 def launch_triton(
-    function: Any, grid: Grid, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, target: int, **how: Any
+    function: Any,
+    grid: Grid,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    target: int,
+    bases: Sequence[Buffer] = (),
+    **how: Any,
 ) -> Result:
     """`function[grid](*args, **kwargs)` on an emulated sm_<target>. `how`: policy and so on, see api.launch."""
-    return bind_triton(function, args, kwargs, target=target).launch(grid, **how)
+    return bind_triton(function, args, kwargs, target=target, bases=bases).launch(grid, **how)
 
 
-def bind_triton(function: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, *, target: int) -> BoundKernel:
+def bind_triton(
+    function: Any,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    target: int,
+    bases: Sequence[Buffer] = (),
+) -> BoundKernel:
     """Compile a @triton.jit (or @triton.heuristics) function for its arguments.
 
     args, kwargs: what the launch passes, options such as num_warps among them. A tensor in a Buffer has the Buffer's name and
-    initial state; others are named after their parameter.
+    initial state; others are named after their parameter. `bases`: Buffers of tensors that are behind TensorDescriptors.
     """
     kwargs = dict(kwargs or {})
-    buffers = {id(a.array): a for a in [*args, *kwargs.values()] if isinstance(a, Buffer)}
+    buffers = {id(a.array): a for a in [*args, *kwargs.values(), *bases] if isinstance(a, Buffer)}
     args = [a.array if isinstance(a, Buffer) else a for a in args]
     kwargs = {name: a.array if isinstance(a, Buffer) else a for name, a in kwargs.items()}
     source, options, named = specialized(function, args, kwargs, "cuda", target)

@@ -13,6 +13,7 @@ struct Lists {
   std::vector<float*> steps;
   TensorDataList<void> params;
   TensorDataList<const void> grads;
+  std::vector<float*> amaxes;  // of the parameters; empty: not wanted
 };
 
 struct Hyperparameters {

@@ -9,13 +9,14 @@ namespace mpkernels::adamw_update {
 struct Hyper {
   double beta1, beta2, weight_decay;
 };
-template <int kBytes>
-using Prepare = PrepareParams<Hyper, prepare_capacity<Hyper>(kBytes)>;
+template <bool kAmaxes, int kBytes>
+using Prepare = PrepareParamsOf<Hyper, kAmaxes, kBytes>;
 
-enum List { kMasters, kExpAvgs, kExpAvgSqs, kGrads, kCopies, kLists };
+enum List { kMasters, kExpAvgs, kExpAvgSqs, kGrads, kCopies, kParamAmaxes };
 
-template <int kBytes>
+template <bool kAmaxes, int kBytes>
 struct Params {
+  static constexpr int kLists = kParamAmaxes + kAmaxes;
   static constexpr int kCapacity = table_capacity(kBytes, kLists, 48);
   TensorTable<kLists, kCapacity> tensors;
   const void* scalars;  // the workspace; that of the tensor in slot s is at first + s
@@ -24,10 +25,11 @@ struct Params {
   float lerp_weight;  // w, or w - 1 if the interpolation starts at g
   bool lerp_from_average;
 };
-static_assert(sizeof(Params<kLargeParameters>) <= kLargeParameters);
-static_assert(sizeof(Params<kSmallParameters>) <= kSmallParameters);
-static_assert(sizeof(Prepare<kLargeParameters>) <= kLargeParameters);
-static_assert(sizeof(Prepare<kSmallParameters>) <= kSmallParameters);
+template <bool kAmaxes, int kBytes>
+constexpr bool kFits =
+    sizeof(Params<kAmaxes, kBytes>) <= kBytes && sizeof(Prepare<kAmaxes, kBytes>) <= kBytes;
+static_assert(kFits<false, kLargeParameters> && kFits<true, kLargeParameters>);
+static_assert(kFits<false, kSmallParameters> && kFits<true, kSmallParameters>);
 
 struct Arguments {
   Hyper hyper;

@@ -73,7 +73,7 @@ void adamw_update_cpu(const Lists& lists, const Hyperparameters& hyper, Gradient
     of_tensor.push_back(coefficients(hyper, *step, factors));
   }
   for_master_blocks(
-      lists.masters, lists.params, lists.grads,
+      lists.masters, lists.params, lists.grads, lists.amaxes,
       [&](int64_t t, int64_t begin, int64_t end, const float* grad) {
         update(fp32_elements(lists.masters[t], begin), fp32_elements(lists.exp_avgs[t], begin),
                fp32_elements(lists.exp_avg_sqs[t], begin), grad, end - begin, of_tensor[t]);

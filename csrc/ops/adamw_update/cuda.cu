@@ -101,7 +101,7 @@ __device__ __forceinline__ void update_elements(float (&states)[3][N], const flo
   for (int e = 0; e < N; ++e) masters[e] = sub(mul(masters[e], c.decay), updates[e]);
 }
 
-template <HighPrecision kGrad, HighPrecision kCopy, typename P>
+template <HighPrecision kGrad, HighPrecision kCopy, bool kAmaxes, typename P>
 __device__ __forceinline__ void update(const P& p) {
   for_each_chunk<kUpdateChunk>(p.tensors, [&](const Chunk& chunk) {
     const auto [step, own] = load_scalars<Own>(p.scalars, p.first + chunk.tensor);
@@ -116,50 +116,48 @@ __device__ __forceinline__ void update(const P& p) {
                          p.one_minus_beta2,
                          p.lerp_weight,
                          p.lerp_from_average};
-    update_chunk(
-        UpdateLists<3, kGrad, kCopy>(p.tensors, chunk), chunk.numel,
-        [&](auto& states, const auto& gradients) { update_elements(states, gradients, c); });
+    float most = 0.0f;
+    update_chunk(UpdateLists<3, kGrad, kCopy>(p.tensors, chunk), chunk.numel,
+                 [&](auto& states, const auto& gradients) {
+                   update_elements(states, gradients, c);
+                   if constexpr (kAmaxes) most = max_magnitude(most, states[kMasters]);
+                 });
+    if constexpr (kAmaxes) raise_amax<kCopy>(p.tensors.data[kParamAmaxes][chunk.tensor], most);
   });
 }
 
 }  // namespace
 }  // namespace mpkernels::adamw_update
 
-#define MPK_PREPARE(suffix, bytes)                                                        \
-  extern "C" __global__ void __launch_bounds__(mpkernels::kPrepareThreads)                \
-      mpk_adamw_update_prepare##suffix(                                                   \
-          const __grid_constant__ mpkernels::adamw_update::Prepare<mpkernels::bytes> p) { \
-    mpkernels::adamw_update::prepare(p);                                                  \
+#define MPK_PREPARE(suffix, amaxes, bytes)                                                        \
+  extern "C" __global__ void __launch_bounds__(mpkernels::kPrepareThreads)                        \
+      mpk_adamw_update_prepare##suffix(                                                           \
+          const __grid_constant__ mpkernels::adamw_update::Prepare<amaxes, mpkernels::bytes> p) { \
+    mpkernels::adamw_update::prepare(p);                                                          \
   }
 // <gradient>_<copy>
-#define MPK_UPDATE(name, grad, copy, bytes)                                              \
-  extern "C" __global__ void __launch_bounds__(mpkernels::kUpdateThreads,                \
-                                               mpkernels::kUpdateCtasPerSm)              \
-      mpk_adamw_update_##name(                                                           \
-          const __grid_constant__ mpkernels::adamw_update::Params<mpkernels::bytes> p) { \
-    using mpkernels::HighPrecision;                                                      \
-    mpkernels::adamw_update::update<HighPrecision::grad, HighPrecision::copy>(p);        \
+#define MPK_UPDATE(name, grad, copy, amaxes, bytes)                                              \
+  extern "C" __global__ void __launch_bounds__(mpkernels::kUpdateThreads,                        \
+                                               mpkernels::update_ctas_per_sm(amaxes))            \
+      mpk_adamw_update_##name(                                                                   \
+          const __grid_constant__ mpkernels::adamw_update::Params<amaxes, mpkernels::bytes> p) { \
+    using mpkernels::HighPrecision;                                                              \
+    mpkernels::adamw_update::update<HighPrecision::grad, HighPrecision::copy, amaxes>(p);        \
   }
-MPK_PREPARE(, kLargeParameters)
-MPK_PREPARE(_4k, kSmallParameters)
-MPK_UPDATES(, kLargeParameters)
-MPK_UPDATES(_4k, kSmallParameters)
+MPK_UPDATES()
 
 namespace mpkernels::adamw_update {
 
-static const Kernel kPrepare[] = {MPK_KERNEL_ENTRY(mpk_adamw_update_prepare_4k),
-                                  MPK_KERNEL_ENTRY(mpk_adamw_update_prepare)};
-// By table, gradient and copy, in the order of HighPrecision; FP32: no copy.
-static const Kernel kUpdates[][3][3] = {MPK_UPDATE_KERNELS(mpk_adamw_update_, _4k),
-                                        MPK_UPDATE_KERNELS(mpk_adamw_update_, )};
+static const Kernel kPrepare[][2] = MPK_PREPARE_ENTRIES(mpk_adamw_update_prepare);
+static const Kernel kUpdates[][2][3][3] = MPK_UPDATE_ENTRIES(mpk_adamw_update_);
 
-template <int kBytes>
+template <bool kAmaxes, int kBytes>
 static void launch_step(const UpdateTensors& tensors, const Arguments& a, const DeviceFacts& facts,
                         Stream stream) {
   constexpr bool kLarge = kBytes > kSmallParameters;
-  Prepare<kBytes> prepare{a.hyper, a.step, a.scalars};
-  launch_prepare(kPrepare[kLarge], prepare, tensors, stream);
-  Params<kBytes> p{};
+  Prepare<kAmaxes, kBytes> prepare{a.hyper, a.step, a.scalars};
+  launch_prepare(kPrepare[kAmaxes][kLarge], prepare, tensors, stream);
+  Params<kAmaxes, kBytes> p{};
   p.scalars = a.scalars;
   p.eps = (float)a.eps;
   p.beta2 = (float)a.hyper.beta2;
@@ -168,15 +166,25 @@ static void launch_step(const UpdateTensors& tensors, const Arguments& a, const 
   p.lerp_from_average = weight < 0.5f;
   p.lerp_weight = p.lerp_from_average ? weight : weight - 1.0f;
   const int grad = (int)tensors.grad_format, copy = (int)tensors.copy_format;
-  launch_update(kUpdates[kLarge][grad][copy], p, tensors, facts, stream);
+  launch_update(kUpdates[kAmaxes][kLarge][grad][copy], p, tensors, facts, stream);
+}
+
+template <bool kAmaxes>
+static void launch_step(const UpdateTensors& tensors, const Arguments& arguments,
+                        const DeviceFacts& facts, Stream stream) {
+  constexpr int kSmallCapacity = Params<kAmaxes, kSmallParameters>::kCapacity;
+  if (wants_large_table(tensors.numels.size(), kSmallCapacity, facts))
+    launch_step<kAmaxes, kLargeParameters>(tensors, arguments, facts, stream);
+  else
+    launch_step<kAmaxes, kSmallParameters>(tensors, arguments, facts, stream);
 }
 
 void adamw_update_cuda(const UpdateTensors& tensors, const Arguments& arguments,
                        const DeviceFacts& facts, Stream stream) {
-  if (wants_large_table(tensors.numels.size(), Params<kSmallParameters>::kCapacity, facts))
-    launch_step<kLargeParameters>(tensors, arguments, facts, stream);
+  if (tensors.amaxes.empty())
+    launch_step<false>(tensors, arguments, facts, stream);
   else
-    launch_step<kSmallParameters>(tensors, arguments, facts, stream);
+    launch_step<true>(tensors, arguments, facts, stream);
 }
 
 }  // namespace mpkernels::adamw_update

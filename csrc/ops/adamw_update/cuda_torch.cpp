@@ -12,14 +12,15 @@ void bind_cuda(std::vector<Tensor> masters, std::vector<Tensor> exp_avgs,
                double beta2, double eps, double weight_decay, bool maximize,
                std::optional<Tensor> lr_tensor, std::optional<Tensor> inv_loss_scale,
                std::optional<Tensor> grad_norm, double max_grad_norm,
-               std::optional<Tensor> found_inf, Tensor workspace) {
+               std::optional<Tensor> found_inf, std::optional<std::vector<Tensor>> param_amaxes,
+               Tensor workspace) {
   if (masters.empty()) return;
   const OnDeviceOf device(masters[0]);
   UpdateTensors tensors;
   add_fp32_list(tensors, device, "masters", masters);
   add_fp32_list(tensors, device, "exp_avgs", exp_avgs);
   add_fp32_list(tensors, device, "exp_avg_sqs", exp_avg_sqs);
-  add_grads_and_copies(tensors, device, steps, params, grads);
+  add_rest(tensors, device, steps, params, grads, param_amaxes);
   const StepParams step{lr,
                         scalar_pointer(device, "lr_tensor", lr_tensor),
                         scalar_pointer(device, "inv_loss_scale", inv_loss_scale),
@@ -41,7 +42,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(mpkernels_cuda, m) {
       "Tensor(d!)[] steps, Tensor(e!)[] params, Tensor[] grads, float lr, float beta1, "
       "float beta2, float eps, float weight_decay, bool maximize, Tensor? lr_tensor, "
       "Tensor? inv_loss_scale, Tensor? grad_norm, float max_grad_norm, Tensor? found_inf, "
-      "Tensor(f!) workspace) -> ()");
+      "Tensor(f!)[]? param_amaxes, Tensor(g!) workspace) -> ()");
 }
 STABLE_TORCH_LIBRARY_IMPL(mpkernels_cuda, CompositeExplicitAutograd, m) {
   m.impl("adamw_update_", TORCH_BOX(&mpkernels::adamw_update::bind_cuda));

@@ -66,7 +66,7 @@ void sgd_update_cpu(const Lists& lists, const Hyperparameters& hyper, GradientFa
     of_tensor.push_back(coefficients(hyper, *step, factors));
     *step += 1.0f;
   }
-  for_master_blocks(lists.masters, lists.params, lists.grads,
+  for_master_blocks(lists.masters, lists.params, lists.grads, lists.amaxes,
                     [&](int64_t t, int64_t begin, int64_t end, const float* grad) {
                       float* master = fp32_elements(lists.masters[t], begin);
                       if (lists.momentum_buffers.empty())

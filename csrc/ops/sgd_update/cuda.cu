@@ -44,7 +44,7 @@ __device__ __forceinline__ void update_elements(float (&states)[kStates][N],
   }
 }
 
-template <bool kMomentum, HighPrecision kGrad, HighPrecision kCopy, typename P>
+template <bool kMomentum, HighPrecision kGrad, HighPrecision kCopy, bool kAmaxes, typename P>
 __device__ __forceinline__ void update(const P& p) {
   for_each_chunk<kUpdateChunk>(p.tensors, [&](const Chunk& chunk) {
     const auto [step, own] = load_scalars<Own>(p.scalars, p.first + chunk.tensor);
@@ -52,55 +52,55 @@ __device__ __forceinline__ void update(const P& p) {
     const Coefficients c{step.inv_loss_scale,   step.clip,      step.lr,     p.momentum,
                          p.one_minus_dampening, p.weight_decay, p.has_decay, p.nesterov,
                          own.is_first != 0.0f};
-    update_chunk(
-        UpdateLists<kMomentum ? 2 : 1, kGrad, kCopy>(p.tensors, chunk), chunk.numel,
-        [&](auto& states, const auto& gradients) { update_elements(states, gradients, c); });
+    float most = 0.0f;
+    update_chunk(UpdateLists<kMomentum ? 2 : 1, kGrad, kCopy>(p.tensors, chunk), chunk.numel,
+                 [&](auto& states, const auto& gradients) {
+                   update_elements(states, gradients, c);
+                   if constexpr (kAmaxes) most = max_magnitude(most, states[0]);
+                 });
+    if constexpr (kAmaxes) raise_amax<kCopy>(p.tensors.data[P::kParamAmaxes][chunk.tensor], most);
   });
 }
 
 }  // namespace
 }  // namespace mpkernels::sgd_update
 
-#define MPK_PREPARE(suffix, bytes)                                                      \
-  extern "C" __global__ void __launch_bounds__(mpkernels::kPrepareThreads)              \
-      mpk_sgd_update_prepare##suffix(                                                   \
-          const __grid_constant__ mpkernels::sgd_update::Prepare<mpkernels::bytes> p) { \
-    mpkernels::sgd_update::prepare(p);                                                  \
+#define MPK_PREPARE(suffix, amaxes, bytes)                                                      \
+  extern "C" __global__ void __launch_bounds__(mpkernels::kPrepareThreads)                      \
+      mpk_sgd_update_prepare##suffix(                                                           \
+          const __grid_constant__ mpkernels::sgd_update::Prepare<amaxes, mpkernels::bytes> p) { \
+    mpkernels::sgd_update::prepare(p);                                                          \
   }
 // <gradient>_<copy>
-#define MPK_UPDATE_OF(kind, name, momentum, grad, copy, bytes)                                   \
-  extern "C" __global__ void __launch_bounds__(mpkernels::kUpdateThreads,                        \
-                                               mpkernels::kUpdateCtasPerSm)                      \
-      mpk_sgd_update_##kind##_##name(                                                            \
-          const __grid_constant__ mpkernels::sgd_update::Params<momentum, mpkernels::bytes> p) { \
-    using mpkernels::HighPrecision;                                                              \
-    mpkernels::sgd_update::update<momentum, HighPrecision::grad, HighPrecision::copy>(p);        \
+#define MPK_UPDATE_OF(kind, name, momentum, grad, copy, amaxes, bytes)                            \
+  extern "C" __global__ void __launch_bounds__(mpkernels::kUpdateThreads,                         \
+                                               mpkernels::update_ctas_per_sm(amaxes))             \
+      mpk_sgd_update_##kind##_##name(                                                             \
+          const __grid_constant__                                                                 \
+              mpkernels::sgd_update::Params<momentum, amaxes, mpkernels::bytes>                   \
+                  p) {                                                                            \
+    using mpkernels::HighPrecision;                                                               \
+    mpkernels::sgd_update::update<momentum, HighPrecision::grad, HighPrecision::copy, amaxes>(p); \
   }
-#define MPK_UPDATE(name, grad, copy, bytes)            \
-  MPK_UPDATE_OF(plain, name, false, grad, copy, bytes) \
-  MPK_UPDATE_OF(momentum, name, true, grad, copy, bytes)
-MPK_PREPARE(, kLargeParameters)
-MPK_PREPARE(_4k, kSmallParameters)
-MPK_UPDATES(, kLargeParameters)
-MPK_UPDATES(_4k, kSmallParameters)
+#define MPK_UPDATE(name, grad, copy, amaxes, bytes)            \
+  MPK_UPDATE_OF(plain, name, false, grad, copy, amaxes, bytes) \
+  MPK_UPDATE_OF(momentum, name, true, grad, copy, amaxes, bytes)
+MPK_UPDATES()
 
 namespace mpkernels::sgd_update {
 
-static const Kernel kPrepare[] = {MPK_KERNEL_ENTRY(mpk_sgd_update_prepare_4k),
-                                  MPK_KERNEL_ENTRY(mpk_sgd_update_prepare)};
-// By momentum, table, gradient and copy, in the order of HighPrecision; FP32: no copy.
-static const Kernel kUpdates[][2][3][3] = {
-    {MPK_UPDATE_KERNELS(mpk_sgd_update_plain_, _4k), MPK_UPDATE_KERNELS(mpk_sgd_update_plain_, )},
-    {MPK_UPDATE_KERNELS(mpk_sgd_update_momentum_, _4k),
-     MPK_UPDATE_KERNELS(mpk_sgd_update_momentum_, )}};
+static const Kernel kPrepare[][2] = MPK_PREPARE_ENTRIES(mpk_sgd_update_prepare);
+// By momentum first.
+static const Kernel kUpdates[][2][2][3][3] = {MPK_UPDATE_ENTRIES(mpk_sgd_update_plain_),
+                                              MPK_UPDATE_ENTRIES(mpk_sgd_update_momentum_)};
 
-template <bool kMomentum, int kBytes>
+template <bool kMomentum, bool kAmaxes, int kBytes>
 static void launch_step(const UpdateTensors& tensors, const Arguments& a, const DeviceFacts& facts,
                         Stream stream) {
   constexpr bool kLarge = kBytes > kSmallParameters;
-  Prepare<kBytes> prepare{{}, a.step, a.scalars};
-  launch_prepare(kPrepare[kLarge], prepare, tensors, stream);
-  Params<kMomentum, kBytes> p{};
+  Prepare<kAmaxes, kBytes> prepare{{}, a.step, a.scalars};
+  launch_prepare(kPrepare[kAmaxes][kLarge], prepare, tensors, stream);
+  Params<kMomentum, kAmaxes, kBytes> p{};
   p.scalars = a.scalars;
   p.momentum = (float)a.momentum;
   p.one_minus_dampening = (float)(1.0 - a.dampening);
@@ -108,25 +108,28 @@ static void launch_step(const UpdateTensors& tensors, const Arguments& a, const 
   p.has_decay = a.weight_decay != 0.0;
   p.nesterov = a.nesterov;
   const int grad = (int)tensors.grad_format, copy = (int)tensors.copy_format;
-  launch_update(kUpdates[kMomentum][kLarge][grad][copy], p, tensors, facts, stream);
+  launch_update(kUpdates[kMomentum][kAmaxes][kLarge][grad][copy], p, tensors, facts, stream);
 }
 
-template <bool kMomentum>
+template <bool kMomentum, bool kAmaxes>
 static void launch_step(const UpdateTensors& tensors, const Arguments& arguments,
                         const DeviceFacts& facts, Stream stream) {
-  constexpr int kSmallCapacity = Params<kMomentum, kSmallParameters>::kCapacity;
+  constexpr int kSmallCapacity = Params<kMomentum, kAmaxes, kSmallParameters>::kCapacity;
   if (wants_large_table(tensors.numels.size(), kSmallCapacity, facts))
-    launch_step<kMomentum, kLargeParameters>(tensors, arguments, facts, stream);
+    launch_step<kMomentum, kAmaxes, kLargeParameters>(tensors, arguments, facts, stream);
   else
-    launch_step<kMomentum, kSmallParameters>(tensors, arguments, facts, stream);
+    launch_step<kMomentum, kAmaxes, kSmallParameters>(tensors, arguments, facts, stream);
 }
 
 void sgd_update_cuda(const UpdateTensors& tensors, const Arguments& arguments,
                      const DeviceFacts& facts, Stream stream) {
+  const bool amaxes = !tensors.amaxes.empty();
   if (arguments.momentum != 0.0)
-    launch_step<true>(tensors, arguments, facts, stream);
+    (amaxes ? launch_step<true, true> : launch_step<true, false>)(tensors, arguments, facts,
+                                                                  stream);
   else
-    launch_step<false>(tensors, arguments, facts, stream);
+    (amaxes ? launch_step<false, true> : launch_step<false, false>)(tensors, arguments, facts,
+                                                                    stream);
 }
 
 }  // namespace mpkernels::sgd_update

@@ -11,13 +11,14 @@ void bind_cuda(std::vector<Tensor> masters, std::vector<Tensor> momentum_buffers
                double lr, double momentum, double dampening, double weight_decay, bool nesterov,
                bool maximize, std::optional<Tensor> lr_tensor, std::optional<Tensor> inv_loss_scale,
                std::optional<Tensor> grad_norm, double max_grad_norm,
-               std::optional<Tensor> found_inf, Tensor workspace) {
+               std::optional<Tensor> found_inf, std::optional<std::vector<Tensor>> param_amaxes,
+               Tensor workspace) {
   if (masters.empty()) return;
   const OnDeviceOf device(masters[0]);
   UpdateTensors tensors;
   add_fp32_list(tensors, device, "masters", masters);
   if (momentum != 0.0) add_fp32_list(tensors, device, "momentum_buffers", momentum_buffers);
-  add_grads_and_copies(tensors, device, steps, params, grads);
+  add_rest(tensors, device, steps, params, grads, param_amaxes);
   const StepParams step{lr,
                         scalar_pointer(device, "lr_tensor", lr_tensor),
                         scalar_pointer(device, "inv_loss_scale", inv_loss_scale),
@@ -39,7 +40,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(mpkernels_cuda, m) {
       "Tensor(d!)[] params, Tensor[] grads, float lr, float momentum, float dampening, "
       "float weight_decay, bool nesterov, bool maximize, Tensor? lr_tensor, "
       "Tensor? inv_loss_scale, Tensor? grad_norm, float max_grad_norm, Tensor? found_inf, "
-      "Tensor(e!) workspace) -> ()");
+      "Tensor(e!)[]? param_amaxes, Tensor(f!) workspace) -> ()");
 }
 STABLE_TORCH_LIBRARY_IMPL(mpkernels_cuda, CompositeExplicitAutograd, m) {
   m.impl("sgd_update_", TORCH_BOX(&mpkernels::sgd_update::bind_cuda));

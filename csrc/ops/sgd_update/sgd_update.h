@@ -14,6 +14,7 @@ struct Lists {
   std::vector<float*> steps;
   TensorDataList<void> params;
   TensorDataList<const void> grads;
+  std::vector<float*> amaxes;  // of the parameters; empty: not wanted
 };
 
 struct Hyperparameters {

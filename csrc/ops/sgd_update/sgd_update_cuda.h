@@ -7,13 +7,14 @@
 namespace mpkernels::sgd_update {
 
 struct Hyper {};  // nothing beyond what all steps have
-template <int kBytes>
-using Prepare = PrepareParams<Hyper, prepare_capacity<Hyper>(kBytes)>;
+template <bool kAmaxes, int kBytes>
+using Prepare = PrepareParamsOf<Hyper, kAmaxes, kBytes>;
 
-// The lists are masters, momentum buffers (if there are any), gradients, copies.
-template <bool kMomentum, int kBytes>
+// The lists are masters, momentum buffers (if there are any), gradients, copies, amaxes (likewise).
+template <bool kMomentum, bool kAmaxes, int kBytes>
 struct Params {
-  static constexpr int kLists = kMomentum ? 4 : 3;
+  static constexpr int kParamAmaxes = kMomentum ? 4 : 3;
+  static constexpr int kLists = kParamAmaxes + kAmaxes;
   static constexpr int kCapacity = table_capacity(kBytes, kLists, 48);
   TensorTable<kLists, kCapacity> tensors;
   const void* scalars;  // the workspace; that of the tensor in slot s is at first + s
@@ -21,12 +22,13 @@ struct Params {
   float momentum, one_minus_dampening, weight_decay;
   bool has_decay, nesterov;
 };
-static_assert(sizeof(Params<true, kLargeParameters>) <= kLargeParameters);
-static_assert(sizeof(Params<false, kLargeParameters>) <= kLargeParameters);
-static_assert(sizeof(Params<true, kSmallParameters>) <= kSmallParameters);
-static_assert(sizeof(Params<false, kSmallParameters>) <= kSmallParameters);
-static_assert(sizeof(Prepare<kLargeParameters>) <= kLargeParameters);
-static_assert(sizeof(Prepare<kSmallParameters>) <= kSmallParameters);
+template <bool kMomentum, bool kAmaxes, int kBytes>
+constexpr bool kFits = sizeof(Params<kMomentum, kAmaxes, kBytes>) <= kBytes &&
+                       sizeof(Prepare<kAmaxes, kBytes>) <= kBytes;
+static_assert(kFits<false, false, kLargeParameters> && kFits<false, true, kLargeParameters>);
+static_assert(kFits<true, false, kLargeParameters> && kFits<true, true, kLargeParameters>);
+static_assert(kFits<false, false, kSmallParameters> && kFits<false, true, kSmallParameters>);
+static_assert(kFits<true, false, kSmallParameters> && kFits<true, true, kSmallParameters>);
 
 struct Arguments {
   double momentum, dampening, weight_decay;

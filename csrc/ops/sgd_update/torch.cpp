@@ -11,14 +11,16 @@ void bind_cpu(std::vector<Tensor> masters, std::vector<Tensor> momentum_buffers,
               double lr, double momentum, double dampening, double weight_decay, bool nesterov,
               bool maximize, std::optional<Tensor> lr_tensor, std::optional<Tensor> inv_loss_scale,
               std::optional<Tensor> grad_norm, double max_grad_norm,
-              std::optional<Tensor> found_inf) {
+              std::optional<Tensor> found_inf, std::optional<std::vector<Tensor>> param_amaxes) {
   const Lists lists{mutable_fp32_data("masters", masters),
-                    mutable_fp32_data("momentum_buffers", momentum_buffers), step_pointers(steps),
-                    mutable_data("params", params), const_data("grads", grads)};
+                    mutable_fp32_data("momentum_buffers", momentum_buffers),
+                    scalar_pointers("steps", steps, masters),
+                    mutable_data("params", params),
+                    const_data("grads", grads),
+                    amax_pointers(param_amaxes, masters)};
   check_same_sizes("grads", lists.masters, lists.grads);
   if (momentum != 0.0) check_same_sizes("momentum_buffers", lists.masters, lists.momentum_buffers);
   if (!params.empty()) check_same_sizes("params", lists.masters, lists.params);
-  MPK_CHECK(steps.size() == masters.size(), "steps must hold one tensor per master");
   if (scalar_or(0.0f, "found_inf", found_inf) != 0.0f) return;
   if (lr_tensor) lr = scalar_or(0.0f, "lr_tensor", lr_tensor);
   sgd_update_cpu(lists, {lr, momentum, dampening, weight_decay, nesterov},
@@ -34,7 +36,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(mpkernels_cpu, m) {
       "Tensor(d!)[] params, Tensor[] grads, float lr, float momentum, float dampening, "
       "float weight_decay, bool nesterov=False, bool maximize=False, Tensor? lr_tensor=None, "
       "Tensor? inv_loss_scale=None, Tensor? grad_norm=None, float max_grad_norm=0.0, "
-      "Tensor? found_inf=None) -> ()");
+      "Tensor? found_inf=None, Tensor(e!)[]? param_amaxes=None) -> ()");
 }
 // Not the CPU key: lists without tensors name no device.
 STABLE_TORCH_LIBRARY_IMPL(mpkernels_cpu, CompositeExplicitAutograd, m) {

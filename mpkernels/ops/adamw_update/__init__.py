@@ -38,10 +38,12 @@ def _check(
     grad_norm: Tensor | None = None,
     max_grad_norm: float = 0.0,
     found_inf: Tensor | None = None,
+    param_amaxes: list[Tensor] | None = None,
 ) -> None:
     check_numbers(lr, beta1, beta2, eps, weight_decay)
     states = (("exp_avgs", exp_avgs), ("exp_avg_sqs", exp_avg_sqs))
-    check_update(masters, states, steps, params, grads, lr_tensor, inv_loss_scale, grad_norm, max_grad_norm, found_inf)
+    scalars = {"lr_tensor": lr_tensor, "inv_loss_scale": inv_loss_scale, "grad_norm": grad_norm, "found_inf": found_inf}
+    check_update(masters, states, steps, params, grads, max_grad_norm, scalars, param_amaxes)
 
 
 def _example(device: torch.device) -> tuple[object, ...]:
@@ -55,7 +57,7 @@ op = Op(
     "adamw_update_(Tensor(a!)[] masters, Tensor(b!)[] exp_avgs, Tensor(c!)[] exp_avg_sqs, Tensor(d!)[] steps, "
     "Tensor(e!)[] params, Tensor[] grads, float lr, float beta1, float beta2, float eps, float weight_decay, "
     "bool maximize=False, Tensor? lr_tensor=None, Tensor? inv_loss_scale=None, Tensor? grad_norm=None, "
-    "float max_grad_norm=0.0, Tensor? found_inf=None) -> ()",
+    "float max_grad_norm=0.0, Tensor? found_inf=None, Tensor(f!)[]? param_amaxes=None) -> ()",
     check=_check,
     example=_example,
     package=__name__,
@@ -80,6 +82,7 @@ def adamw_update_(
     grad_norm: Tensor | None = None,
     max_grad_norm: float = 0.0,
     found_inf: Tensor | None = None,
+    param_amaxes: list[Tensor] | None = None,
     *,
     backend: str | None = None,
 ) -> None:
@@ -116,12 +119,15 @@ def adamw_update_(
         grad_norm: () float32: the norm of the unscaled gradients (`grad_norm_and_check`). Needs max_grad_norm.
         max_grad_norm: > 0 clips by grad_norm; 0 does not clip.
         found_inf: () float32. Nonzero: nothing is written, steps included.
+        param_amaxes: one () float32 per master, written with the amax of its new `param`, or of the new master where there are no
+            copies, as `amax` gives it: the statistic of the weight's next FP8 scale, without reading the weight for it.
         backend: None picks the first able backend; a name runs that one or raises.
 
     Numerics:
         The masters, moments and steps are exact among the backends that declare it (reference, cpu, cuda): the operations above
         are IEEE 754 operations. Against torch.optim.AdamW see docs/numerics.md. The copy is exactly the master rounded to nearest
         even; a master beyond the range of float16 gives Inf. A NaN in grad_norm makes every clipped gradient NaN, as in torch.
+        param_amaxes are those of `amax`: Inf and NaN propagate, a tensor without elements has 0.
 
     Raises:
         ValueError: lists of different lengths, shapes or strides that do not match, a number out of range, another device.
@@ -131,7 +137,7 @@ def adamw_update_(
     Memory, launches:
         Reads 12 bytes a parameter plus the gradient, writes 12 plus the copy: 28 with a 16-bit gradient and copy. One
         kernel, on a GPU one more for the scalars (a gradient with other strides than its master is copied first); no device
-        synchronisation.
+        synchronisation. param_amaxes add 4 bytes a tensor and no launch.
 
     Source:
         Loshchilov and Hutter, Decoupled Weight Decay Regularization, https://arxiv.org/abs/1711.05101; torch.optim.AdamW.
@@ -162,5 +168,6 @@ def adamw_update_(
         grad_norm,
         max_grad_norm,
         found_inf,
+        param_amaxes,
         backend=backend,
     )

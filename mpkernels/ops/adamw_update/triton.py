@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ... import triton_launch
 from ...master_weights import CLIP_EPSILON, contiguous_lists
-from ...triton_device import POINTED, as_float64, float64_bits
-from ...triton_master_update import gradient_factors, skipped
+from ...triton_device import POINTED, as_float64, float64_bits, magnitude_bits
+from ...triton_master_update import clear_amaxes, gradient_factors, raise_amax, skipped
 from ...triton_tables import CHUNK, HEADER, table_of
 
 TARGETS = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_103", "sm_120", "gfx950")
@@ -47,11 +47,12 @@ def factors_kernel(
     beta2: tl.int64,
     weight_decay: tl.int64,
     STEP: tl.constexpr,
+    AMAX: tl.constexpr,
     COLUMNS: tl.constexpr,
     BITS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """factors[i] = decay, step_size, inv_sqrt_bias2 of tensor i, whose counter in column STEP goes up by one."""
+    """factors[i] = decay, step_size, inv_sqrt_bias2 of tensor i, whose counter in column STEP goes up by one; amaxes become 0."""
     tensor = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = tensor < tensors
     counter = tl.load(rows + tensor * COLUMNS + STEP, mask=inside, other=0).to(tl.pointer_type(tl.float32))
@@ -66,6 +67,7 @@ def factors_kernel(
     tl.store(factors + tensor * 3 + 2, inv_sqrt_bias2.to(tl.float32), mask=inside)
     if not skipped(found_inf):
         tl.store(counter, t, mask=inside)
+        clear_amaxes(rows, tensor, inside, AMAX, COLUMNS)
 
 
 @triton.jit
@@ -101,10 +103,11 @@ def adamw_kernel(
     CLIP_EPSILON: tl.constexpr,
     HEADER: tl.constexpr,
     COLUMNS: tl.constexpr,
+    AMAX: tl.constexpr,
     CHUNK: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Columns of the table: master, exp_avg, exp_avg_sq, grad, step, param (the last if COPY is a type)."""
+    """Columns of the table: master, exp_avg, exp_avg_sq, grad, step, param (if COPY is a type), amax (AMAX if there is one)."""
     if skipped(found_inf):
         return
     inverse, clip = gradient_factors(inv_loss_scale, grad_norm, max_grad_norm, MAXIMIZE, CLIP_EPSILON)
@@ -119,6 +122,7 @@ def adamw_kernel(
     exp_avg = tl.load(row + HEADER + 1).to(tl.pointer_type(tl.float32))
     exp_avg_sq = tl.load(row + HEADER + 2).to(tl.pointer_type(tl.float32))
     grad = tl.load(row + HEADER + 3).to(tl.pointer_type(GRAD))
+    largest = tl.zeros((BLOCK,), tl.int32)
     if (tl.load(row + 2) != 0) & (start + CHUNK <= n):
         for at in range(0, CHUNK, BLOCK):
             index = start + at + tl.arange(0, BLOCK)
@@ -128,6 +132,8 @@ def adamw_kernel(
             v = tl.load(tl.multiple_of(exp_avg_sq, 16) + index)
             p, m, v = adamw(p, m, v, g, decay, step_size, inv_sqrt_bias2, beta2, lerp_weight, rest1, rest2, eps, LERP_FROM_OLD)
             tl.store(tl.multiple_of(master, 16) + index, p)
+            if AMAX is not None:
+                largest = tl.maximum(largest, magnitude_bits(p))
             tl.store(tl.multiple_of(exp_avg, 16) + index, m)
             tl.store(tl.multiple_of(exp_avg_sq, 16) + index, v)
             if COPY is not None:
@@ -143,11 +149,15 @@ def adamw_kernel(
             v = tl.load(exp_avg_sq + index, mask=inside, other=0.0)
             p, m, v = adamw(p, m, v, g, decay, step_size, inv_sqrt_bias2, beta2, lerp_weight, rest1, rest2, eps, LERP_FROM_OLD)
             tl.store(master + index, p, mask=inside)
+            if AMAX is not None:
+                largest = tl.maximum(largest, tl.where(inside, magnitude_bits(p), 0))
             tl.store(exp_avg + index, m, mask=inside)
             tl.store(exp_avg_sq + index, v, mask=inside)
             if COPY is not None:
                 param = tl.load(row + HEADER + 5).to(tl.pointer_type(COPY))
                 tl.store(param + index, p.to(COPY), mask=inside)
+    if AMAX is not None:
+        raise_amax(row, largest, AMAX, COPY)
 
 
 def why_not(masters: list[Tensor], *_rest: object) -> str | None:
@@ -173,21 +183,24 @@ def run(
     grad_norm: Tensor | None = None,
     max_grad_norm: float = 0.0,
     found_inf: Tensor | None = None,
+    param_amaxes: list[Tensor] | None = None,
 ) -> None:
     if not masters:
         return
     masters, exp_avgs, exp_avg_sqs, params, grads = contiguous_lists(grads, masters, exp_avgs, exp_avg_sqs, params)
-    columns = [masters, exp_avgs, exp_avg_sqs, grads, steps, *([params] if params else [])]
+    amaxes = [] if param_amaxes is None else [param_amaxes]
+    columns = [masters, exp_avgs, exp_avg_sqs, grads, steps, *([params] if params else []), *amaxes]
     table = table_of(columns, [m.numel() for m in masters], masters[0].device)
     behind = [t for column in columns for t in column]
     width = HEADER + len(columns)
+    amax = width - 1 if amaxes else None
     factors = masters[0].new_empty(3 * len(masters), dtype=torch.float32)
     numbers = [float64_bits(x) for x in (lr, beta1, beta2, weight_decay)]
     triton_launch.launch(
         factors_kernel,
         triton_launch.cdiv(len(masters), FACTOR_BLOCK),
         (table.rows, factors, lr_tensor, found_inf, len(masters), *numbers),
-        {"STEP": HEADER + 4, "COLUMNS": width, "BITS": LARGEST_STEP_BITS, "BLOCK": FACTOR_BLOCK},
+        {"STEP": HEADER + 4, "AMAX": amax, "COLUMNS": width, "BITS": LARGEST_STEP_BITS, "BLOCK": FACTOR_BLOCK},
         behind=behind,
     )
     if table.launches == 0:
@@ -218,6 +231,7 @@ def run(
             "CLIP_EPSILON": CLIP_EPSILON,
             "HEADER": HEADER,
             "COLUMNS": width,
+            "AMAX": amax,
             "CHUNK": CHUNK,
             "BLOCK": BLOCK,
         },

@@ -34,7 +34,8 @@ class Config(NamedTuple):
 
     dot: "plain"; "decode" makes float16 of the codes first (before sm_89 there is no FP8); "scaled" is the block-scaled
         instruction with scales of 1 (on sm_120 it runs at twice the rate of the plain one).
-    promote: add each K block's sum to float32 accumulators outside of the tensor core, which keeps 14 bits or so.
+    promote: add each K block's sum to float32 accumulators outside of the tensor core, which keeps 13 bits: "add", or "apart"
+        where Triton must be kept from making one of the two.
     """
 
     block_m: int
@@ -44,7 +45,7 @@ class Config(NamedTuple):
     num_stages: int
     dot: str = "plain"
     descriptors: bool = False
-    promote: bool = False
+    promote: str = ""
     warp_specialize: bool = False
 
     @property
@@ -54,22 +55,23 @@ class Config(NamedTuple):
 
 # By M: a tile no taller than few rows of `a` need. Shared memory is (block_m + block_n) * block_k * num_stages bytes and must
 # stay under 99 KB on sm_86, 89 and 120, under 163 KB on sm_80, 227 KB on sm_90 and 100. On sm_90 and 100 a dot of fewer than 64
-# rows would be done in float16.
+# rows would be done in float16. On sm_100 all are warp-specialised: without it, Triton may read sums of which it has not awaited
+# the loading (docs/notes/2026-11-25-what-triton-leaves-to-chance.md).
 CONFIGS: dict[int | str, tuple[tuple[int, Config], ...]] = {
     80: ((64, Config(64, 128, 64, 4, 4, "decode")), (1 << 62, Config(128, 128, 64, 8, 4, "decode"))),
     86: ((64, Config(64, 64, 64, 4, 3, "decode")), (1 << 62, Config(128, 64, 64, 8, 3, "decode"))),
     89: (
-        (16, Config(16, 128, 128, 4, 4, promote=True)),
-        (32, Config(32, 128, 128, 4, 4, promote=True)),
-        (64, Config(64, 128, 128, 8, 3, promote=True)),
-        (1 << 62, Config(128, 128, 128, 8, 3, promote=True)),
+        (16, Config(16, 128, 128, 4, 4, promote="apart")),
+        (32, Config(32, 128, 128, 4, 4, promote="apart")),
+        (64, Config(64, 128, 128, 8, 3, promote="apart")),
+        (1 << 62, Config(128, 128, 128, 8, 3, promote="apart")),
     ),
     90: (
-        (64, Config(64, 128, 128, 4, 5, descriptors=True, promote=True)),
-        (1 << 62, Config(128, 128, 128, 8, 4, descriptors=True, promote=True)),
+        (64, Config(64, 128, 128, 4, 5, descriptors=True, promote="add")),
+        (1 << 62, Config(128, 128, 128, 8, 4, descriptors=True, promote="add")),
     ),
     100: (
-        (64, Config(64, 128, 128, 4, 5, descriptors=True)),
+        (64, Config(64, 128, 128, 8, 5, descriptors=True, warp_specialize=True)),
         (1 << 62, Config(128, 128, 128, 8, 4, descriptors=True, warp_specialize=True)),
     ),
     120: (
@@ -88,7 +90,7 @@ def config_for(target: Target, M: int, N: int, K: int, use_fast_accum: bool) -> 
     if family == 90 and use_fast_accum and M > 64 and N > 128 and K:
         return FAST_90
     config = next(c for largest, c in CONFIGS[family] if largest >= M)
-    return config._replace(promote=config.promote and not use_fast_accum, descriptors=config.descriptors and K > 0)
+    return config._replace(promote="" if use_fast_accum else config.promote, descriptors=config.descriptors and K > 0)
 
 
 @triton.jit
@@ -109,8 +111,9 @@ def accumulate_product(
 ):
     """Total + a . b^T for one K block.
 
-    Promotion is written out: tl.dot's own, max_num_imprecise_acc, reads wgmma's results before any wait, which ptxas then has to
-    insert (docs/notes/2026-11-25-what-triton-leaves-to-chance.md).
+    Promotion is written out: on sm_90 tl.dot's own, max_num_imprecise_acc, reads wgmma's results before any wait, which ptxas
+    then has to insert (docs/notes/2026-11-25-what-triton-leaves-to-chance.md). On sm_89 the argument has no effect but the one
+    wanted: without it, Triton takes the sum so far as the tensor core's accumulator.
     """
     if DOT == "scaled":
         ones_a = tl.full((a.shape[0], a.shape[1] // 32), EXPONENT, tl.uint8)
@@ -118,7 +121,9 @@ def accumulate_product(
         total = tl.dot_scaled(a, ones_a, A, b.T, ones_b, B, total)
     elif DOT == "decode":
         total = tl.dot(decode(a, A), decode(b, B).T, total)
-    elif PROMOTE:
+    elif PROMOTE == "apart":
+        total += tl.dot(a, b.T, max_num_imprecise_acc=a.shape[1])
+    elif PROMOTE == "add":
         total += tl.dot(a, b.T)
     else:
         total = tl.dot(a, b.T, total)

@@ -37,12 +37,14 @@ def _check(
     grad_norm: Tensor | None = None,
     max_grad_norm: float = 0.0,
     found_inf: Tensor | None = None,
+    param_amaxes: list[Tensor] | None = None,
 ) -> None:
     check_numbers(lr, momentum, dampening, weight_decay, nesterov)
     if momentum == 0 and momentum_buffers:
         raise ValueError(f"momentum_buffers must be empty without momentum, got {len(momentum_buffers)} tensors")
     states = (("momentum_buffers", momentum_buffers),) if momentum != 0 else ()
-    check_update(masters, states, steps, params, grads, lr_tensor, inv_loss_scale, grad_norm, max_grad_norm, found_inf)
+    scalars = {"lr_tensor": lr_tensor, "inv_loss_scale": inv_loss_scale, "grad_norm": grad_norm, "found_inf": found_inf}
+    check_update(masters, states, steps, params, grads, max_grad_norm, scalars, param_amaxes)
 
 
 def _example(device: torch.device) -> tuple[object, ...]:
@@ -55,7 +57,7 @@ op = Op(
     "sgd_update_(Tensor(a!)[] masters, Tensor(b!)[] momentum_buffers, Tensor(c!)[] steps, Tensor(d!)[] params, Tensor[] grads, "
     "float lr, float momentum, float dampening, float weight_decay, bool nesterov=False, bool maximize=False, "
     "Tensor? lr_tensor=None, Tensor? inv_loss_scale=None, Tensor? grad_norm=None, float max_grad_norm=0.0, "
-    "Tensor? found_inf=None) -> ()",
+    "Tensor? found_inf=None, Tensor(e!)[]? param_amaxes=None) -> ()",
     check=_check,
     example=_example,
     package=__name__,
@@ -79,6 +81,7 @@ def sgd_update_(
     grad_norm: Tensor | None = None,
     max_grad_norm: float = 0.0,
     found_inf: Tensor | None = None,
+    param_amaxes: list[Tensor] | None = None,
     *,
     backend: str | None = None,
 ) -> None:
@@ -110,12 +113,15 @@ def sgd_update_(
         grad_norm: () float32: the norm of the unscaled gradients (`grad_norm_and_check`). Needs max_grad_norm.
         max_grad_norm: > 0 clips by grad_norm; 0 does not clip.
         found_inf: () float32. Nonzero: nothing is written, steps included.
+        param_amaxes: one () float32 per master, written with the amax of its new `param`, or of the new master where there are no
+            copies, as `amax` gives it: the statistic of the weight's next FP8 scale, without reading the weight for it.
         backend: None picks the first able backend; a name runs that one or raises.
 
     Numerics:
         The masters, buffers and steps are exact among the backends that declare it (reference, cpu, cuda): the operations above
         are IEEE 754 operations. Against torch.optim.SGD see docs/numerics.md. The copy is exactly the master rounded to nearest
         even; a master beyond the range of float16 gives Inf. A NaN in grad_norm makes every clipped gradient NaN, as in torch.
+        param_amaxes are those of `amax`: Inf and NaN propagate, a tensor without elements has 0.
 
     Raises:
         ValueError: lists of different lengths, shapes or strides that do not match, a number out of range, another device,
@@ -126,7 +132,7 @@ def sgd_update_(
     Memory, launches:
         Reads 8 bytes a parameter (4 without momentum) plus the gradient, writes 8 (4) plus the copy: 20 (12) with a 16-bit
         gradient and copy. One kernel, on a GPU one more for the scalars (a gradient with other strides than its master is copied
-        first); no device synchronisation.
+        first); no device synchronisation. param_amaxes add 4 bytes a tensor and no launch.
 
     Source:
         torch.optim.SGD.
@@ -155,5 +161,6 @@ def sgd_update_(
         grad_norm,
         max_grad_norm,
         found_inf,
+        param_amaxes,
         backend=backend,
     )

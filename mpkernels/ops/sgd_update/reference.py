@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...master_weights import clip_factor, update_gradient
+from ...master_weights import clip_factor, largest_magnitude, update_gradient
 
 
 def why_not(masters: list[Tensor], *_rest: object) -> str | None:
@@ -30,6 +30,7 @@ def run(
     grad_norm: Tensor | None = None,
     max_grad_norm: float = 0.0,
     found_inf: Tensor | None = None,
+    param_amaxes: list[Tensor] | None = None,
 ) -> None:
     if not masters:
         return
@@ -51,5 +52,9 @@ def run(
             updates = [(buffer, b)]
         p = master - rate * direction
 
-        for old, new in (*updates, (master, p), (step, step + 1), *((copy, p) for copy in params[i : i + 1])):
-            old.copy_(torch.where(skip != 0, old, new.to(old.dtype)))
+        param = p.to(params[i].dtype) if params else p
+        updates += [(master, p), (step, step + 1)]
+        updates += [(params[i], param)] if params else []
+        updates += [(param_amaxes[i], largest_magnitude(param))] if param_amaxes is not None else []
+        for old, new in updates:
+            old.copy_(torch.where(skip != 0, old, new))

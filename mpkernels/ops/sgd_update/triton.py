@@ -9,16 +9,25 @@ from torch import Tensor
 
 from ... import triton_launch
 from ...master_weights import CLIP_EPSILON, contiguous_lists
-from ...triton_device import POINTED
-from ...triton_master_update import gradient_factors, skipped
+from ...triton_device import POINTED, magnitude_bits
+from ...triton_master_update import clear_amaxes, gradient_factors, raise_amax, skipped
 from ...triton_tables import CHUNK, HEADER, table_of
 from ..adamw_update.triton import BLOCK, FACTOR_BLOCK
 from ..adamw_update.triton import TARGETS as TARGETS
 
 
 @triton.jit(do_not_specialize=["tensors"], do_not_specialize_on_alignment=["rows"])
-def count_kernel(rows, first_steps, found_inf, tensors, STEP: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
-    """first_steps[i] = whether tensor i has never been updated; its counter in column STEP goes up by one."""
+def count_kernel(
+    rows,
+    first_steps,
+    found_inf,
+    tensors,
+    STEP: tl.constexpr,
+    AMAX: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """first_steps[i] = whether tensor i has never been updated; its counter in column STEP goes up by one; amaxes become 0."""
     tensor = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = tensor < tensors
     counter = tl.load(rows + tensor * COLUMNS + STEP, mask=inside, other=0).to(tl.pointer_type(tl.float32))
@@ -26,6 +35,7 @@ def count_kernel(rows, first_steps, found_inf, tensors, STEP: tl.constexpr, COLU
     tl.store(first_steps + tensor, (done == 0.0).to(tl.int32), mask=inside)
     if not skipped(found_inf):
         tl.store(counter, done + 1.0, mask=inside)
+        clear_amaxes(rows, tensor, inside, AMAX, COLUMNS)
 
 
 @triton.jit
@@ -75,10 +85,11 @@ def sgd_kernel(
     CLIP_EPSILON: tl.constexpr,
     HEADER: tl.constexpr,
     COLUMNS: tl.constexpr,
+    AMAX: tl.constexpr,
     CHUNK: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Columns of the table: master, grad, step, then momentum buffer (if MOMENTUM), then param (if COPY is a type)."""
+    """Columns of the table: master, grad, step, then momentum buffer (if MOMENTUM), amax (AMAX), param (if COPY is a type)."""
     if skipped(found_inf):
         return
     inverse, clip = gradient_factors(inv_loss_scale, grad_norm, max_grad_norm, MAXIMIZE, CLIP_EPSILON)
@@ -91,6 +102,7 @@ def sgd_kernel(
     master = tl.load(row + HEADER).to(tl.pointer_type(tl.float32))
     grad = tl.load(row + HEADER + 1).to(tl.pointer_type(GRAD))
     buffer = tl.load(row + HEADER + (3 if MOMENTUM else 0)).to(tl.pointer_type(tl.float32))
+    largest = tl.zeros((BLOCK,), tl.int32)
     if (tl.load(row + 2) != 0) & (start + CHUNK <= n):
         for at in range(0, CHUNK, BLOCK):
             index = start + at + tl.arange(0, BLOCK)
@@ -99,6 +111,8 @@ def sgd_kernel(
             b = tl.load(tl.multiple_of(buffer, 16) + index) if MOMENTUM else g
             p, b = sgd(p, b, g, is_first, rate, momentum, undamped, weight_decay, DECAYS, MOMENTUM, NESTEROV)
             tl.store(tl.multiple_of(master, 16) + index, p)
+            if AMAX is not None:
+                largest = tl.maximum(largest, magnitude_bits(p))
             if MOMENTUM:
                 tl.store(tl.multiple_of(buffer, 16) + index, b)
             if COPY is not None:
@@ -113,11 +127,15 @@ def sgd_kernel(
             b = tl.load(buffer + index, mask=inside, other=0.0) if MOMENTUM else g
             p, b = sgd(p, b, g, is_first, rate, momentum, undamped, weight_decay, DECAYS, MOMENTUM, NESTEROV)
             tl.store(master + index, p, mask=inside)
+            if AMAX is not None:
+                largest = tl.maximum(largest, tl.where(inside, magnitude_bits(p), 0))
             if MOMENTUM:
                 tl.store(buffer + index, b, mask=inside)
             if COPY is not None:
                 param = tl.load(row + COLUMNS - 1).to(tl.pointer_type(COPY))
                 tl.store(param + index, p.to(COPY), mask=inside)
+    if AMAX is not None:
+        raise_amax(row, largest, AMAX, COPY)
 
 
 def why_not(masters: list[Tensor], *_rest: object) -> str | None:
@@ -142,11 +160,14 @@ def run(
     grad_norm: Tensor | None = None,
     max_grad_norm: float = 0.0,
     found_inf: Tensor | None = None,
+    param_amaxes: list[Tensor] | None = None,
 ) -> None:
     if not masters:
         return
     masters, momentum_buffers, params, grads = contiguous_lists(grads, masters, momentum_buffers, params)
-    columns = [masters, grads, steps, *([momentum_buffers] if momentum else []), *([params] if params else [])]
+    columns = [masters, grads, steps, *([momentum_buffers] if momentum else [])]
+    amax = None if param_amaxes is None else HEADER + len(columns)
+    columns += [*([] if param_amaxes is None else [param_amaxes]), *([params] if params else [])]
     table = table_of(columns, [m.numel() for m in masters], masters[0].device)
     behind = [t for column in columns for t in column]
     width = HEADER + len(columns)
@@ -155,7 +176,7 @@ def run(
         count_kernel,
         triton_launch.cdiv(len(masters), FACTOR_BLOCK),
         (table.rows, first_steps, found_inf, len(masters)),
-        {"STEP": HEADER + 2, "COLUMNS": width, "BLOCK": FACTOR_BLOCK},
+        {"STEP": HEADER + 2, "AMAX": amax, "COLUMNS": width, "BLOCK": FACTOR_BLOCK},
         behind=behind,
     )
     if table.launches == 0:
@@ -187,6 +208,7 @@ def run(
             "CLIP_EPSILON": CLIP_EPSILON,
             "HEADER": HEADER,
             "COLUMNS": width,
+            "AMAX": amax,
             "CHUNK": CHUNK,
             "BLOCK": BLOCK,
         },
