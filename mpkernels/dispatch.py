@@ -27,6 +27,7 @@ import torch
 BACKENDS = ("cuda", "triton", "cpu", "reference")
 LIBRARY = torch.library.Library("mpkernels", "DEF")
 OPS: dict[str, Op] = {}
+_below_autograd, _increment_version = torch._C._AutoDispatchBelowAutograd, torch.autograd.graph.increment_version
 
 
 class BackendUnavailable(RuntimeError):
@@ -154,7 +155,7 @@ class Op:
         args = self._complete(args)
         self.check(*args)
         outputs = self.outputs(*args)
-        with torch._C._AutoDispatchBelowAutograd():  # ops are not differentiable: what a backend calls must record nothing
+        with _below_autograd():  # ops are not differentiable: what a backend calls must record nothing
             if self.arguments is None:
                 self.select(args, backend).run(*outputs, *args)
             else:
@@ -162,7 +163,7 @@ class Op:
                 self.select(backend_args, backend).run(*backend_args)
         for i in self._written:  # backends write through raw pointers; autograd must still see what it saved being changed
             if args[i] is not None:
-                torch.autograd.graph.increment_version(args[i])
+                _increment_version(args[i])
         return _unpack(outputs)
 
     def _fake(self, *args: Any, backend: str | None = None) -> Any:
