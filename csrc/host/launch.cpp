@@ -3,6 +3,8 @@
 #include <cuda_runtime_api.h>
 
 #include <array>
+#include <charconv>
+#include <iterator>
 #include <mutex>
 #include <stdexcept>
 
@@ -42,20 +44,24 @@ DeviceFacts ask_runtime(int device) {
       attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device), driver >= 12010 ? 32764 : 4096};
 }
 
-std::string dimensions(const Dim3& d) {
-  return ' ' + std::to_string(d.x) + ' ' + std::to_string(d.y) + ' ' + std::to_string(d.z);
-}
-
-std::string hex(const void* data, size_t size) {
+// In one place and without temporaries: benchmarks/scaled_mm_host.py records what it measures.
+void write_down(const Kernel& kernel, const LaunchShape& shape, const void* params, size_t size) {
   static const char digits[] = "0123456789abcdef";
-  std::string text;
-  text.reserve(2 * size);
-  for (size_t i = 0; i < size; ++i) {
-    const auto byte = ((const unsigned char*)data)[i];
-    text += digits[byte >> 4];
-    text += digits[byte & 15];
+  std::string& text = t_recording.text;
+  text.append(kernel.file).append(1, ' ').append(kernel.name);
+  for (const uint32_t n :
+       {shape.grid.x, shape.grid.y, shape.grid.z, shape.block.x, shape.block.y, shape.block.z,
+        shape.shared_bytes, shape.cluster.x, shape.cluster.y, shape.cluster.z}) {
+    char decimal[12] = {' '};
+    text.append(decimal, std::to_chars(decimal + 1, std::end(decimal), n).ptr);
   }
-  return text;
+  text += ' ';
+  char* to = &*text.insert(text.end(), 2 * size + 1, '\n');
+  for (size_t i = 0; i < size; ++i) {
+    const auto byte = ((const unsigned char*)params)[i];
+    *to++ = digits[byte >> 4];
+    *to++ = digits[byte & 15];
+  }
 }
 
 void allow_large_shared(const Kernel& kernel, uint32_t bytes, int device) {
@@ -93,13 +99,11 @@ const DeviceFacts& device_facts(int device) {
 
 void launch(const Kernel& kernel, const LaunchShape& shape, const void* params, size_t size,
             Stream stream) {
-  const Dim3 &grid = shape.grid, &block = shape.block, &cluster = shape.cluster;
   if (t_recording.on) {
-    t_recording.text += std::string(kernel.file) + ' ' + kernel.name + dimensions(grid) +
-                        dimensions(block) + ' ' + std::to_string(shape.shared_bytes) +
-                        dimensions(cluster) + ' ' + hex(params, size) + '\n';
+    write_down(kernel, shape, params, size);
     return;
   }
+  const Dim3 &grid = shape.grid, &block = shape.block, &cluster = shape.cluster;
   allow_large_shared(kernel, shape.shared_bytes, stream.device);
   cudaLaunchAttribute attributes[1];
   attributes[0].id = cudaLaunchAttributeClusterDimension;

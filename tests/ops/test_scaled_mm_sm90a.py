@@ -315,3 +315,14 @@ def test_workspace_stays_within_l2():
         a, b, out = torch.empty(M, K, dtype=E4M3), torch.empty(N, K, dtype=E4M3), torch.empty(M, N, dtype=BF16)
         size = device.scaled_mm_sm90a_workspace(a, b, *SCALES, None, out, False, False, -1, -1, -1)
         assert size <= 2 * device.facts.l2_bytes, "rows are filled up to whole tiles"
+
+
+def test_a_workspace_that_is_too_small_is_refused():
+    a, b, out = torch.zeros(64, 16384).to(E4M3), torch.zeros(64, 16384).to(E4M3), torch.empty(64, 64, dtype=BF16)
+    device = EmulatedDevice("sm_90a")
+    arguments = (a, b, *SCALES, None, out, False, False)
+    size = device.scaled_mm_workspace(*arguments)
+    assert size > 0
+    for workspace in (None, torch.empty(size - 1, dtype=torch.uint8)):
+        with pytest.raises(RuntimeError, match="the workspace is too small"):
+            device.scaled_mm(*arguments, workspace)

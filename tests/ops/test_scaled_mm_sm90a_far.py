@@ -46,9 +46,9 @@ def recorded(*arguments: object) -> list[Launch]:
 
 def run_last_cta(each: Launch, small: Sequence[Tensor], large: Sequence[tuple[Tensor, Tensor]]) -> None:
     """`large`: (tensor, the part of it that is emulated)."""
-    parts = [(whole.data_ptr(), Buffer(part, f"part {i}")) for i, (whole, part) in enumerate(large)]
+    parts = [Buffer(whole, f"large {i}", part=part) for i, (whole, part) in enumerate(large)]
     kernel = emulated.module(each.file, "sm_90a", each.kernel)[each.kernel]
-    params = Params(each.params, [Buffer(t) for t in small], parts)
+    params = Params(each.params, [*(Buffer(t) for t in small), *parts])
     last = math.prod(each.grid) - 1
     launch(kernel, each.grid, each.block, [params], shared_bytes=each.shared_bytes, ctas=[last])
 

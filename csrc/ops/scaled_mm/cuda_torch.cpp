@@ -125,11 +125,10 @@ void bind_cuda(const Tensor& a, const Tensor& b, const Tensor& dequant_scale_a,
                                accumulate, use_fast_accum);
   if (p.m == 0 || p.n == 0) return;
   const Implementation& kernels = implementation_of(p, device.facts());
-  void* memory = nullptr;
-  if (const int64_t bytes = kernels.workspace_bytes(p, device.facts())) {
-    MPK_CHECK(workspace && workspace->numel() >= bytes, "scaled_mm: the workspace is too small");
+  Workspace memory{nullptr, 0};
+  if (workspace) {
     device.check_dense("workspace", *workspace);
-    memory = workspace->mutable_data_ptr();
+    memory = {workspace->mutable_data_ptr(), workspace->numel()};
   }
   kernels.run(p, device.facts(), memory, device.stream());
 }

@@ -27,6 +27,11 @@ struct Product {
   bool accumulate, use_fast_accum;
 };
 
+struct Workspace {
+  void* data;
+  int64_t bytes;
+};
+
 // What a file of kernels (smXX.cu) answers in its header smXX.h, in its own namespace smXX.
 struct Implementation {
   const char* name;
@@ -38,8 +43,8 @@ struct Implementation {
   // flags, not on addresses, so that cuda.py can ask once for each and pass a tensor, which the
   // emulator then sees.
   int64_t (*workspace_bytes)(const Product&, const DeviceFacts&);
-  // Enqueues it. M and N are not 0.
-  void (*run)(const Product&, const DeviceFacts&, void* workspace, Stream);
+  // Enqueues it. M and N are not 0. Throws if the workspace is too small.
+  void (*run)(const Product&, const DeviceFacts&, Workspace, Stream);
 };
 
 }  // namespace mpkernels::scaled_mm

@@ -33,7 +33,7 @@ std::string describe(const Product& p, const DeviceFacts& facts) {
   return describe_mma("sm120a", plan(p, facts), facts);
 }
 
-void run(const Product& p, const DeviceFacts& facts, void*, Stream stream) {
+void run(const Product& p, const DeviceFacts& facts, Workspace, Stream stream) {
   const MmaPlan chosen = plan(p, facts);
   launch_mma(chosen.promote ? kPromote : kFast, p, chosen, stream);
 }

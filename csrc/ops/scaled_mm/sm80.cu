@@ -73,7 +73,7 @@ std::string describe(const Product& p, const DeviceFacts& facts) {
   return describe_mma("sm80", plan(p, facts), facts);
 }
 
-void run(const Product& p, const DeviceFacts& facts, void*, Stream stream) {
+void run(const Product& p, const DeviceFacts& facts, Workspace, Stream stream) {
   launch_mma(kKernels, p, plan(p, facts), stream);
 }
 

@@ -13,7 +13,7 @@ constexpr MmaRates kRates{1024, 48, 22};
 const char* why_not(const Product& p, const DeviceFacts& facts);
 std::string describe(const Product& p, const DeviceFacts& facts);
 int64_t workspace_bytes(const Product& p, const DeviceFacts& facts);
-void run(const Product& p, const DeviceFacts& facts, void* workspace, Stream stream);
+void run(const Product& p, const DeviceFacts& facts, Workspace, Stream stream);
 
 inline MmaPlan plan(const Product& p, const DeviceFacts& facts) {
   return plan_mma(p, facts, kRates, /*can_promote=*/false);

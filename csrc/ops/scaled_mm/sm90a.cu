@@ -17,6 +17,8 @@
 //   - K is split where tiles are few, partial sums are added in order by mpk_scaled_mm_finish: the
 //   same
 //     bytes every time, unlike with atomics.
+#include <stdexcept>
+
 #include "ops/scaled_mm/sm90a_epilogue.cuh"
 #include "ops/scaled_mm/sm90a_finish.cuh"
 
@@ -120,8 +122,10 @@ void run(Plan& plan, const Product& product, Stream stream) {
   if (plan.finish_shape.grid.x != 0) launch(kFinish, plan.finish_shape, plan.finish, stream);
 }
 
-void run(const Product& product, const DeviceFacts& facts, void* workspace, Stream stream) {
-  Plan found = plan(product, facts, workspace);
+void run(const Product& product, const DeviceFacts& facts, Workspace workspace, Stream stream) {
+  Plan found = plan(product, facts, workspace.data);
+  if (found.workspace_bytes > workspace.bytes)
+    throw std::runtime_error("mpkernels: scaled_mm: the workspace is too small");
   run(found, product, stream);
 }
 

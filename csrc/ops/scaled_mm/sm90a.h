@@ -127,7 +127,7 @@ Plan plan(const Product& product, const DeviceFacts& facts, void* workspace, con
 const char* why_not(const Product& product, const DeviceFacts& facts);
 std::string describe(const Product& product, const DeviceFacts& facts);
 int64_t workspace_bytes(const Product& product, const DeviceFacts& facts);
-void run(const Product& product, const DeviceFacts& facts, void* workspace, Stream stream);
+void run(const Product& product, const DeviceFacts& facts, Workspace workspace, Stream stream);
 void run(Plan& plan, const Product& product, Stream stream);
 
 }  // namespace mpkernels::scaled_mm::sm90a
