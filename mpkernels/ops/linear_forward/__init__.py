@@ -178,8 +178,8 @@ def linear_forward(
         backend: None picks the first able backend; a name runs that one, for each part, or raises.
 
     Returns:
-        out (M, N) of out_dtype; x_t (K, M) and weight_t (K, N) of dtype, laid out as by `quantize`, or (0,); their dequant scales,
-        () float32, which are copies: the buffers may change before backward.
+        out (M, N) of out_dtype; x_t (K, M) and weight_t (K, N) of dtype, laid out as by `quantize`, or (0,); their dequant
+        scales, () float32, which are copies: the buffers may change before backward.
 
     Numerics:
         By definition the bytes of the parts in turn, see `quantize`, `quantize_current`, `scaled_mm`.
