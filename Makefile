@@ -3,18 +3,19 @@ PY ?= python3
 VENV ?= .venv
 TORCH ?= torch>=2.10
 SECOND_TORCH ?= torch==2.13.0
+SECOND_TRITON ?= triton==3.9.0
 WORKERS ?= 2
 BIN = $(VENV)/bin
 PYTHON = $(BIN)/python
 CPP = $(shell git ls-files 'csrc/*.cpp' 'csrc/*.h' 'csrc/*.cu' 'csrc/*.cuh')
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-emulator tiny lint fmt build doctor ptx sass gpu-evidence test-gpu bench-cpu bench-gpu bench-check bench-train figures tables second-torch wheel clean
+.PHONY: help demo test test-emulator tiny lint fmt build doctor ptx sass gpu-evidence test-gpu bench-cpu bench-gpu bench-check bench-train figures tables second-torch second-triton wheel clean
 OP ?= quantize
 ARCH ?= sm_90a
 
 help:  ## list the targets
 	@grep -hE '^[a-z][a-z-]*:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
-	@echo; echo "variables: TORCH='$(TORCH)'  SECOND_TORCH='$(SECOND_TORCH)'  VENV=$(VENV)  PY=$(PY)  WORKERS=$(WORKERS) (for test)  ARGS= (for demo, test and bench-check)  OP= ARCH= (for ptx and sass)"
+	@echo; echo "variables: TORCH='$(TORCH)'  SECOND_TORCH='$(SECOND_TORCH)'  SECOND_TRITON='$(SECOND_TRITON)'  VENV=$(VENV)  PY=$(PY)  WORKERS=$(WORKERS) (for test)  ARGS= (for demo, test and bench-check)  OP= ARCH= (for ptx and sass)"
 
 $(PYTHON):
 	$(PY) -m venv $(VENV) || $(PY) -m virtualenv $(VENV)
@@ -33,7 +34,7 @@ demo: build  ## train a small GPT in fp32, bf16, fp16 and fp8, and compare (unde
 
 # Each worker begins with its own part of the tests, in order, and so shares what their files compile and cache; one that has
 # finished takes over tests of another.
-test: build lint second-torch  ## everything that CI runs: lint, types, all tests
+test: build lint second-torch second-triton  ## everything that CI runs: lint, types, all tests
 	$(PYTHON) -m pytest -q -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-emulator: build  ## the PTX emulator's own tests
@@ -59,6 +60,13 @@ second-torch: $(VENV)-second/.installed
 $(VENV)-second/.installed: Makefile
 	$(PY) -m venv $(VENV)-second || $(PY) -m virtualenv $(VENV)-second
 	$(VENV)-second/bin/python -m pip install -q "$(SECOND_TORCH)" numpy
+	touch $@
+
+# A second Triton, that a process finds before the first one (tests/test_second_triton.py): one wheel of 290 MB.
+second-triton: $(VENV)-second-triton/.installed
+
+$(VENV)-second-triton/.installed: Makefile | $(VENV)/.installed
+	$(PYTHON) -m pip install -q --no-deps --upgrade --target $(VENV)-second-triton "$(SECOND_TRITON)"
 	touch $@
 
 doctor: build  ## what runs here and why: op x backend, versions, build facts

@@ -9,6 +9,8 @@ from .ops.adamw_update import adamw_update_
 from .ops.amax import amax
 from .ops.compute_scale import compute_scale
 from .ops.grad_norm_and_check import grad_norm_and_check
+from .ops.linear_backward import linear_backward
+from .ops.linear_forward import linear_forward
 from .ops.quantize import quantize
 from .ops.quantize_current import quantize_current
 from .ops.scaled_mm import scaled_mm
@@ -37,6 +39,8 @@ __all__ = [
     "formats",
     "fp8_linear",
     "grad_norm_and_check",
+    "linear_backward",
+    "linear_forward",
     "linear_state_dict",
     "optim",
     "quantize",

@@ -8,7 +8,8 @@ A backend of that op is a module in that folder, named after the backend, with t
 
 It may have a third, `plan(*outputs, *args) -> str`: what it would launch, in words, for `explain`.
 
-Where two ops share one set of backends, `Op(arguments=...)` of the one maps its call to the arguments of the other.
+Where two ops share one set of backends, `Op(arguments=...)` of the one maps its call to the arguments of the other. An op that is
+others in turn has `Op(parts=...)`, and a file only for a backend that does it in one call; with any other it is its parts.
 
 A missing file means "not implemented". Nothing else registers anything. A backend asked for by name runs or raises;
 only "no preference" falls back, in the order of `BACKENDS`.
@@ -28,6 +29,7 @@ BACKENDS = ("cuda", "triton", "cpu", "reference")
 LIBRARY = torch.library.Library("mpkernels", "DEF")
 OPS: dict[str, Op] = {}
 _below_autograd, _increment_version = torch._C._AutoDispatchBelowAutograd, torch.autograd.graph.increment_version
+_PLAIN = {torch.Tensor, torch.nn.Parameter, list, type(None), torch.dtype, bool, int, float}  # arguments that hide no behaviour
 
 
 class BackendUnavailable(RuntimeError):
@@ -65,6 +67,8 @@ class Op:
         outputs: allocates the outputs, uninitialised. It is the fake implementation too, so shapes cannot disagree.
         arguments: (outputs, *args) -> what its backends' `why_not` and `run` take instead, where two ops share one set of
             backends. `explain` allocates nothing and passes () for outputs.
+        parts: (*args, backend) -> outputs, by calling other ops (`Op.call`), for an op that is a sequence of them.
+        made_of: those ops, for `explain`.
         example: device -> arguments of a small valid call, for the doctor and for tests that run over every op.
         defaults: values for `explain` of arguments whose default no schema can spell (ScalarType).
         package: the op's package, `__name__` of the caller.
@@ -79,6 +83,8 @@ class Op:
         package: str,
         outputs: Callable[..., tuple[torch.Tensor, ...]] = _no_outputs,
         arguments: Callable[..., tuple[Any, ...]] | None = None,
+        parts: Callable[..., tuple[torch.Tensor, ...]] | None = None,
+        made_of: tuple[Op, ...] = (),
         defaults: dict[str, Any] | None = None,
     ) -> None:
         self.name, rest = schema.split("(", 1)
@@ -87,6 +93,7 @@ class Op:
         full_schema = f"{self.name}({signature.rstrip()[:-1]}{separator}str? backend=None) -> {result}"
         self.package = package
         self.check, self.outputs, self.arguments, self.example = check, outputs, arguments, example
+        self.parts, self.made_of = parts, made_of
         self.defaults = defaults or {}
         self._modules: dict[str, ModuleType | str] | None = None
         LIBRARY.define(full_schema)
@@ -116,8 +123,16 @@ class Op:
         """Every backend, with None if it would run these arguments, or the reason why not."""
         self.check(*args)
         asked = args if self.arguments is None else self.arguments((), *args)
-        reasons = {b: m if isinstance(m, str) else m.why_not(*asked) for b, m in self.modules.items()}
+        reasons = {b: self._why_parts_not(b, args) if isinstance(m, str) else m.why_not(*asked) for b, m in self.modules.items()}
         return Explanation(reasons, lambda backend: self._plan(backend, args))
+
+    def _why_parts_not(self, backend: str, args: tuple[Any, ...]) -> str | None:
+        """Why an op without a file for the backend cannot run: it has no parts, or the reason of a part on the same device."""
+        if self.parts is None:
+            return str(self.modules[backend])
+        device = next(arg for arg in args if isinstance(arg, torch.Tensor)).device
+        reasons = (part.explain(*part.bind(*part.example(device)))[backend] for part in self.made_of)
+        return next((reason for reason in reasons if reason is not None), None)
 
     def _plan(self, backend: str, args: tuple[Any, ...]) -> str | None:
         plan = getattr(self.modules[backend], "plan", None)
@@ -126,8 +141,8 @@ class Op:
         outputs = self.outputs(*args)
         return str(plan(*outputs, *args) if self.arguments is None else plan(*self.arguments(outputs, *args)))
 
-    def select(self, args: tuple[Any, ...], backend: str | None = None) -> ModuleType:
-        """The module that runs these (backend) arguments: the one named, or the first that can.
+    def select(self, args: tuple[Any, ...], backend: str | None = None) -> ModuleType | None:
+        """The module that runs these (backend) arguments: the one named, or the first that can. None: the op's parts do.
 
         Raises:
             BackendUnavailable: with the reason of the named backend, or of every backend.
@@ -135,17 +150,26 @@ class Op:
         modules = self.modules
         if backend is not None:
             module = modules.get(backend, f"no such backend; there are {', '.join(BACKENDS)}")
+            if isinstance(module, str) and self.parts is not None:
+                return None
             why = module if isinstance(module, str) else module.why_not(*args)
             if why is None:
                 return module  # type: ignore[return-value]  # a str always has a reason
             raise BackendUnavailable(f"mpkernels.{self.name}: backend {backend!r}: {why}")
-        reasons = []
-        for name, module in modules.items():
-            why = module if isinstance(module, str) else module.why_not(*args)
-            if why is None:
-                return module  # type: ignore[return-value]
-            reasons.append(f"{name}: {why}")
+        for module in modules.values():
+            if not isinstance(module, str) and module.why_not(*args) is None:
+                return module
+        if self.parts is not None:
+            return None
+        reasons = [f"{name}: {m if isinstance(m, str) else m.why_not(*args)}" for name, m in modules.items()]
         raise BackendUnavailable(f"mpkernels.{self.name}: {'; '.join(reasons)}")
+
+    def _run_parts(self, args: tuple[Any, ...], backend: str | None) -> tuple[torch.Tensor, ...]:
+        assert self.parts is not None
+        try:
+            return self.parts(*args, backend=backend)
+        except BackendUnavailable as unavailable:
+            raise BackendUnavailable(f"mpkernels.{self.name}: backend {backend!r}: {unavailable}") from None
 
     def _complete(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """All arguments: torch leaves out trailing ones that equal their defaults."""
@@ -154,17 +178,39 @@ class Op:
     def _run(self, *args: Any, backend: str | None = None) -> Any:
         args = self._complete(args)
         self.check(*args)
-        outputs = self.outputs(*args)
+        return self._execute(args, backend)
+
+    def _execute(self, args: tuple[Any, ...], backend: str | None) -> Any:
         with _below_autograd():  # ops are not differentiable: what a backend calls must record nothing
             if self.arguments is None:
-                self.select(args, backend).run(*outputs, *args)
+                module = self.select(args, backend)
+                if module is None:
+                    return _unpack(self._run_parts(args, backend))
+                outputs = self.outputs(*args)
+                module.run(*outputs, *args)
             else:
+                outputs = self.outputs(*args)
                 backend_args = self.arguments(outputs, *args)
-                self.select(backend_args, backend).run(*backend_args)
+                self.select(backend_args, backend).run(*backend_args)  # type: ignore[union-attr]  # such an op has no parts
         for i in self._written:  # backends write through raw pointers; autograd must still see what it saved being changed
             if args[i] is not None:
                 _increment_version(args[i])
         return _unpack(outputs)
+
+    def call(self, *args: Any, backend: str | None) -> Any:
+        """The op for code of this package that has kept its contract: all arguments given, and none of them checked again.
+
+        Without torch's dispatcher, whose way from Python to Python costs as much as a small kernel, where nobody can tell the
+        difference: no compiler, mode (fake tensors, tracing), profiler or tensor subclass is there to see the op.
+        """
+        if (
+            torch.compiler.is_compiling()
+            or torch._C._len_torch_dispatch_stack()
+            or torch._C._autograd._profiler_enabled()
+            or not _PLAIN.issuperset(map(type, args))
+        ):
+            return self.torch_op(*args, backend=backend)
+        return self._execute(args, backend)
 
     def _fake(self, *args: Any, backend: str | None = None) -> Any:
         args = self._complete(args)

@@ -62,6 +62,9 @@ def support(op: Op) -> list[str]:
     cells = []
     for backend in BACKENDS:
         module = op.modules[backend]
+        if isinstance(module, str) and op.parts is not None:
+            cells.append("by its parts")
+            continue
         cells.append(module if isinstance(module, str) else ", ".join(getattr(module, "TARGETS", ("any device",))))
     return cells
 

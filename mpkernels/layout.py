@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+CODES_ALIGNMENT = 64  # bytes: where csrc/host/operands.h begins a second tensor in the same scratch memory
+
 # Rows of FP8 matrices begin at multiples of this many bytes: TMA, cp.async and ldmatrix move 16 bytes from aligned addresses.
 ROW_BYTES = 16
 
@@ -66,6 +68,17 @@ def dense_lists(tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[tuple[Ten
             copies.append((tensor, data))
         dense.append(data)
     return dense, copies
+
+
+def dense_either_way(x: Tensor) -> Tensor:
+    """The tensor itself where it or, of a matrix, its transpose is contiguous; else a copy.
+
+    >>> import torch
+    >>> x = torch.zeros(4, 6)
+    >>> dense_either_way(x.t()).stride(), dense_either_way(x[:, 1:4]).stride()
+    ((1, 6), (3, 1))
+    """
+    return x if x.is_contiguous() or (x.dim() == 2 and x.t().is_contiguous()) else x.contiguous()
 
 
 def as_rows(x: Tensor) -> Tensor:

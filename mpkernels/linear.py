@@ -7,7 +7,7 @@ Three GEMMs, all with both operands stored along the contracted dimension (the l
     grad_w (N, K) = g_t (N, M) . x_t      (K, M)^T      backward format x forward format
 
 so each tensor is quantised once, in one pass that also writes the transpose where a later GEMM needs it. Only FP8 tensors (the
-transposes) and their dequant scales are kept for backward.
+transposes) and their dequant scales are kept for backward. Each direction is one op, `linear_forward` and `linear_backward`.
 """
 
 from __future__ import annotations
@@ -18,42 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .formats import HIGH_PRECISION_DTYPES
-from .ops.quantize import quantize
-from .ops.quantize_current import quantize_current
-from .ops.scaled_mm import scaled_mm
+from .ops.linear_backward import op as linear_backward
+from .ops.linear_forward import check_operands
+from .ops.linear_forward import op as linear_forward
 from .recipes import DelayedScaling, Recipe, check_recipe
-from .scaling import DelayedScalingState, record_amax
-
-
-def _quantize(
-    x: Tensor,
-    dtype: torch.dtype,
-    recipe: Recipe,
-    transpose: bool,
-    scaling: DelayedScalingState | None,
-    tensor: str,
-    calibrated: bool,
-    backend: str | None,
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """(q, q_t, dequant_scale) of a (rows, columns) tensor by the recipe, recording its amax where there is a history."""
-    if scaling is None or not calibrated:
-        margin, power_of_two = recipe.margin, recipe.power_of_two_scales
-        q, q_t, amax, new_quant_scale, new_dequant_scale = quantize_current(
-            x, dtype, margin=margin, power_of_two=power_of_two, transpose=transpose, backend=backend
-        )
-        if scaling is not None and scaling.training:
-            history, quant_scale, dequant_scale = scaling.slot(tensor)
-            record_amax(history, amax)
-            quant_scale.copy_(new_quant_scale)
-            dequant_scale.copy_(new_dequant_scale)
-        return q, q_t, new_dequant_scale
-    history, quant_scale, dequant_scale = scaling.slot(tensor)
-    q, q_t, amax = quantize(x, quant_scale, dtype, transpose=transpose, backend=backend)
-    if scaling.training:
-        record_amax(history, amax)
-    # A copy: the next step changes the buffer in place, perhaps before this step's backward (pipeline parallelism).
-    return q, q_t, dequant_scale.clone()
+from .scaling import DelayedScalingState
 
 
 class _Fp8LinearFunction(torch.autograd.Function):
@@ -72,66 +41,73 @@ class _Fp8LinearFunction(torch.autograd.Function):
         backend: str | None,
     ) -> Tensor:
         needs_grad_x, needs_grad_w = ctx.needs_input_grad[:2]
-        dtype = recipe.fp8_format.forward_dtype
-        rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
-        q_x, x_t, dequant_x = _quantize(rows, dtype, recipe, needs_grad_w, scaling, "input", calibrated, backend)
-        q_w, w_t, dequant_w = _quantize(weight, dtype, recipe, needs_grad_x, scaling, "weight", calibrated, backend)
-        out = scaled_mm(
-            q_x,
-            q_w,
-            dequant_x,
-            dequant_w,
-            bias=bias,
-            out_dtype=out_dtype,
-            use_fast_accum=recipe.use_fast_accum[0],
+        shape = x.shape
+        out, x_t, dequant_x, weight_t, dequant_weight = linear_forward.call(
+            x if len(shape) == 2 else x.reshape(-1, shape[-1]),
+            weight,
+            bias,
+            _slot(scaling, "input"),
+            _slot(scaling, "weight"),
+            calibrated,
+            scaling is not None and scaling.training,
+            recipe.fp8_format.forward_dtype,
+            recipe.margin,
+            recipe.power_of_two_scales,
+            needs_grad_w,
+            needs_grad_x,
+            out_dtype,
+            recipe.use_fast_accum[0],
             backend=backend,
         )
-        ctx.save_for_backward(x_t, dequant_x if needs_grad_w else None, w_t, dequant_w if needs_grad_x else None)
-        ctx.recipe, ctx.scaling, ctx.calibrated, ctx.backend = recipe, scaling, calibrated, backend
-        ctx.x_shape, ctx.x_dtype, ctx.weight_dtype = x.shape, x.dtype, weight.dtype
-        ctx.bias_dtype = None if bias is None else bias.dtype
-        return out if x.dim() == 2 else out.view(*x.shape[:-1], weight.shape[0])
+        kept_x = (x_t, dequant_x) if needs_grad_w else (None, None)
+        kept_weight = (weight_t, dequant_weight) if needs_grad_x else (None, None)
+        ctx.save_for_backward(*kept_x, *kept_weight)
+        bias_dtype = None if bias is None else bias.dtype
+        ctx.rest = (recipe, scaling, calibrated, backend, shape, x.dtype, weight.dtype, bias_dtype)
+        return out if len(shape) == 2 else out.view(*shape[:-1], weight.shape[0])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        x_t, dequant_x, w_t, dequant_w = ctx.saved_tensors
-        needs_grad_x, needs_grad_w, needs_grad_bias = ctx.needs_input_grad[:3]
-        recipe, backend = ctx.recipe, ctx.backend
+        if torch.is_grad_enabled():  # by create_graph; the guard costs as much as an op, and nothing else needs it
+            return _backward_once(ctx, grad_out)
+        return _backward(ctx, grad_out)
+
+
+def _backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+    needs_grad_x, needs_grad_w, needs_grad_bias = ctx.needs_input_grad[:3]
+    recipe, scaling, calibrated, backend, x_shape, x_dtype, weight_dtype, bias_dtype = ctx.rest
+    g = grad_out if grad_out.dim() == 2 else grad_out.reshape(-1, grad_out.shape[-1])
+    grad_x = grad_w = None
+    if needs_grad_x or needs_grad_w:
         _, fast_dgrad, fast_wgrad = recipe.use_fast_accum
-        g = grad_out if grad_out.dim() == 2 else grad_out.reshape(-1, grad_out.shape[-1])
-        grad_x = grad_w = None
-        if needs_grad_x or needs_grad_w:
-            dtype = recipe.fp8_format.backward_dtype
-            q_g, g_t, dequant_g = _quantize(g, dtype, recipe, needs_grad_w, ctx.scaling, "grad_output", ctx.calibrated, backend)
-            if ctx.scaling is not None:
-                ctx.scaling.end_step()
-            if needs_grad_x:
-                grad_x = scaled_mm(
-                    q_g, w_t, dequant_g, dequant_w, out_dtype=ctx.x_dtype, use_fast_accum=fast_dgrad, backend=backend
-                ).view(ctx.x_shape)
-            if needs_grad_w:
-                assert g_t is not None  # asked for
-                grad_w = scaled_mm(
-                    g_t, x_t, dequant_g, dequant_x, out_dtype=ctx.weight_dtype, use_fast_accum=fast_wgrad, backend=backend
-                )
-        grad_bias = g.sum(0, dtype=ctx.bias_dtype) if needs_grad_bias else None
-        return grad_x, grad_w, grad_bias, None, None, None, None, None
-
-
-def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    if weight.dim() != 2 or x.dim() == 0 or x.shape[-1] != weight.shape[1]:
-        raise ValueError(
-            "x must be (..., in_features) and weight (out_features, in_features), "
-            f"got x of shape {tuple(x.shape)} and weight of shape {tuple(weight.shape)}"
+        grad_x, grad_w = linear_backward.call(
+            g,
+            *ctx.saved_tensors,
+            _slot(scaling, "grad_output"),
+            calibrated,
+            scaling is not None and scaling.training,
+            recipe.fp8_format.backward_dtype,
+            recipe.margin,
+            recipe.power_of_two_scales,
+            x_dtype,
+            weight_dtype,
+            fast_dgrad,
+            fast_wgrad,
+            backend=backend,
         )
-    for name, tensor in (("x", x), ("weight", weight), ("bias", bias)):
-        if tensor is not None and tensor.dtype not in HIGH_PRECISION_DTYPES:
-            raise TypeError(f"{name} must be one of {', '.join(map(str, HIGH_PRECISION_DTYPES))}, got {tensor.dtype}")
-        if tensor is not None and tensor.device != x.device:
-            raise ValueError(f"{name} must be on x's device {x.device}, got {tensor.device}")
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"bias must be of shape ({weight.shape[0]},), got {tuple(bias.shape)}")
+        if scaling is not None:
+            scaling.end_step()
+        grad_x = (grad_x if len(x_shape) == 2 else grad_x.view(x_shape)) if needs_grad_x else None
+    grad_bias = g.sum(0, dtype=bias_dtype) if needs_grad_bias else None
+    return grad_x, grad_w if needs_grad_w else None, grad_bias, None, None, None, None, None
+
+
+_backward_once = once_differentiable(_backward)
+
+
+def _slot(scaling: DelayedScalingState | None, tensor: str) -> list[Tensor]:
+    """The state of one tensor as the ops take it."""
+    return [] if scaling is None else scaling.slot(tensor)
 
 
 def fp8_linear(
@@ -181,7 +157,7 @@ def fp8_linear(
         (torch.Size([3, 5, 8]), torch.Size([3, 5, 16]), torch.Size([8, 16]))
     """
     recipe = check_recipe(recipe)
-    _check(x, weight, bias)
+    check_operands(x, weight, bias)
     if isinstance(recipe, DelayedScaling) != (scaling is not None):
         wanted = "a DelayedScalingState, for a DelayedScaling recipe" if scaling is None else "None, for a recipe without history"
         raise ValueError(f"scaling must be {wanted}, got {scaling!r}")

@@ -7,7 +7,9 @@ one registers its operators as torch.ops.mpkernels_cpu / torch.ops.mpkernels_cud
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -43,6 +45,15 @@ def _capability_missing(index: int | None) -> str | None:
 def _architecture(index: int | None) -> int:
     major, minor = torch.cuda.get_device_capability(index)
     return 10 * major + minor
+
+
+def _missing_kernel(*_args: object) -> None:
+    raise RuntimeError(cpu_missing)  # a backend that has not asked why_not
+
+
+def cpu_kernel(name: str) -> Callable[..., Any]:
+    """A compiled operator of the CPU library, resolved once: its lookup by name would cost as much as the call."""
+    return _missing_kernel if cpu_missing is not None else getattr(torch.ops.mpkernels_cpu, name).default
 
 
 def cuda_architecture(tensor: torch.Tensor) -> int:

@@ -10,8 +10,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .formats import format_of
+from .operands import SCALING_TENSORS
 from .ops.compute_scale import compute_scale
-from .ops.update_delayed_scales import update_delayed_scales_
+from .ops.update_delayed_scales import op as update_delayed_scales
 from .recipes import DelayedScaling
 
 TENSORS = ("input", "weight", "grad_output")
@@ -66,14 +67,9 @@ class DelayedScalingState(nn.Module):
             for name, buffer in self.named_buffers():
                 buffer.fill_(1.0 if name.endswith("scale") else 0.0)
 
-    def slot(self, tensor: str) -> tuple[Tensor, Tensor, Tensor]:
-        """(amax_history, quant_scale, dequant_scale) of "input", "weight" or "grad_output"."""
-        buffers = self._buffers
-        return (
-            buffers[f"{tensor}_amax_history"],
-            buffers[f"{tensor}_quant_scale"],
-            buffers[f"{tensor}_dequant_scale"],
-        )  # type: ignore[return-value]  # buffers are never None here
+    def slot(self, tensor: str) -> list[Tensor]:
+        """[amax_history, quant_scale, dequant_scale] of "input", "weight" or "grad_output"."""
+        return [self._buffers[f"{tensor}_{name}"] for name in SCALING_TENSORS]  # type: ignore[misc]  # none is None
 
     def begin_forward(self) -> bool:
         """Called by a layer before it quantises: ends the step if a backward has run. Returns whether the scales may be used.
@@ -118,16 +114,9 @@ class DelayedScalingState(nn.Module):
             for history, amax in zip(histories, newest, strict=True):
                 history[0].copy_(amax)
         if recipe.amax_compute_algo in ("max", "most_recent") and recipe.scaling_factor_compute_algo is None:
-            update_delayed_scales_(
-                histories,
-                quant_scales,
-                dequant_scales,
-                self.step_ended,
-                [f.max for f in formats],
-                margin=recipe.margin,
-                power_of_two=recipe.power_of_two_scales,
-                most_recent=recipe.amax_compute_algo == "most_recent",
-            )
+            lists = (histories, quant_scales, dequant_scales, self.step_ended, [f.max for f in formats])
+            most_recent = recipe.amax_compute_algo == "most_recent"
+            update_delayed_scales.call(*lists, recipe.margin, recipe.power_of_two_scales, most_recent, backend=None)
             return
         ended = self.step_ended != 0
         for history, quant_scale, dequant_scale, fp8 in zip(histories, quant_scales, dequant_scales, formats, strict=True):
@@ -172,12 +161,3 @@ class DelayedScalingState(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.recipe}"
-
-
-def record_amax(history: Tensor, amax: Tensor) -> None:
-    """Fold an amax into the running step's slot. Idempotent, so the replays of activation checkpointing do no harm.
-
-    fmax drops NaN; Inf is dropped at the end of the step.
-    """
-    newest = history[0]
-    newest.copy_(torch.fmax(newest, amax))

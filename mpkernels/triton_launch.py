@@ -15,6 +15,7 @@ import triton
 from torch import Tensor
 
 OLDEST_ARCH = 80  # bf16, cp.async and integer redux begin here
+OLDEST_TRITON = (3, 5)  # that compiles every kernel; CI runs the two newest
 Grid = tuple[int, int, int]
 
 
@@ -57,6 +58,8 @@ class DeviceLauncher:
     def why_not(self, device: torch.device) -> str | None:
         if device.type != "cuda":
             return f"the data is on {device}, not on a GPU"
+        if tuple(map(int, triton.__version__.split(".")[:2])) < OLDEST_TRITON:
+            return f"Triton {triton.__version__} is installed; the kernels need {'.'.join(map(str, OLDEST_TRITON))} or later"
         target = self.target(device)
         if target.kind == "cuda" and int(target.arch) < OLDEST_ARCH:
             return f"{device} is sm_{target.arch}; the Triton kernels need sm_{OLDEST_ARCH}"

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import mpkernels as mp
 from mpkernels import native
@@ -140,3 +144,99 @@ def test_lazily_negated_views_are_read_with_their_sign(backend):
     assert x.is_neg()
     q = mp.quantize(x, torch.tensor(1.0), backend=backend).q
     assert q.float().tolist() == [-2.0, -4.0]
+
+
+MADE_OF_PARTS = sorted(name for name, op in OPS.items() if op.parts is not None)
+each_op_of_parts = pytest.mark.parametrize("name", MADE_OF_PARTS)
+
+
+def results_of(call, op):
+    """What a call returns, and its arguments after it."""
+    args = clone(list(op.bind(*op.example(CPU))))
+    return [*flat(call(*args, backend=None)), *flat(args)]
+
+
+def assert_same_bytes(ours, theirs):
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.dtype == b.dtype
+        assert torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
+
+
+@each_op
+def test_a_call_without_the_dispatcher_is_the_op(name):
+    op = OPS[name]
+    assert_same_bytes(results_of(op.call, op), results_of(op.torch_op, op))
+
+
+class Seen(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+class Wrapped(torch.Tensor):
+    """A subclass that wants to see every operator."""
+
+    names: ClassVar[list[str]] = []
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        cls.names.append(func.name())
+        return torch.ones(())
+
+    @staticmethod
+    def __new__(cls, like):
+        return torch.Tensor._make_wrapper_subclass(cls, like.shape, dtype=like.dtype)
+
+
+def test_a_call_goes_through_the_dispatcher_where_somebody_sees_it():
+    amax, x = OPS["amax"].call, torch.ones(3)
+    with Seen() as seen:
+        amax(x, backend=None)
+    assert seen.names == ["mpkernels::amax"]
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        amax(x, backend=None)
+    assert "mpkernels::amax" in {event.key for event in profiler.key_averages()}
+    amax(Wrapped(x), backend=None)
+    assert Wrapped.names == ["mpkernels::amax"]
+    with FakeTensorMode() as mode:
+        assert amax(mode.from_tensor(x), backend=None).shape == ()
+    compiled = torch.compile(lambda x: amax(x, backend=None), fullgraph=True, backend="aot_eager")
+    assert compiled(x) == 1
+
+
+@each_op_of_parts
+def test_parts_get_the_backend_that_was_asked_for(name, monkeypatch):
+    op, asked = OPS[name], []
+    for part in op.made_of:
+        call = part.call
+        note = lambda *args, backend, part=part, call=call: asked.append((part.name, backend)) or call(*args, backend=backend)  # noqa: E731
+        monkeypatch.setattr(part, "call", note)
+    results_of(lambda *args, backend: op.torch_op(*args, backend="reference"), op)
+    assert {backend for _, backend in asked} == {"reference"}
+    assert "scaled_mm" in {part for part, _ in asked}
+    asked.clear()
+    results_of(op.torch_op, op)
+    assert asked == []  # the CPU has it in one call
+
+
+@each_op_of_parts
+def test_without_a_backend_that_has_it_in_one_call_it_is_its_parts(name, monkeypatch):
+    op = OPS[name]
+    expected = results_of(op.torch_op, op)
+    monkeypatch.setattr(op, "_modules", dict.fromkeys(BACKENDS, "not implemented"))
+    assert_same_bytes(results_of(op.torch_op, op), expected)
+
+
+@each_op_of_parts
+def test_reasons_of_an_op_of_parts_are_those_of_a_part(name):
+    op = OPS[name]
+    part = op.made_of[0]
+    reasons = mp.explain(name, *op.example(CPU))
+    assert reasons["cuda"] == mp.explain(part.name, *part.example(CPU))["cuda"]
+    with pytest.raises(mp.BackendUnavailable, match=rf"mpkernels.{name}: backend 'tpu': .*no such backend; there are cuda"):
+        op.torch_op(*op.example(CPU), backend="tpu")

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import mpkernels as mp
 from mpkernels.formats import HIGH_PRECISION_DTYPES
 from mpkernels.layout import has_aligned_rows
+from mpkernels.ops.scaled_mm import op as scaled_mm
 from mpkernels.testing import assert_matches, reduction
 
 RECIPES = {
@@ -159,34 +159,23 @@ def test_only_fp8_and_scalars_are_saved_for_backward():
     assert sorted(t.numel() for t in saved) == [1, 1, 16 * 48, 32 * 48]
 
 
-class Products(TorchDispatchMode):
-    """Notes the operands of every scaled_mm."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.operands = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function is torch.ops.mpkernels.scaled_mm.default:
-            self.operands.append(args[:2])
-        return function(*args, **(kwargs or {}))
-
-
 @each_recipe
 @pytest.mark.parametrize("hooks", [False, True])
-def test_rows_of_any_size_reach_every_product_in_place(recipe, hooks):
+def test_rows_of_any_size_reach_every_product_in_place(recipe, hooks, monkeypatch):
     """No dimension is a multiple of 16. What is saved keeps its rows, unless hooks move it: then products must do without."""
     layer, x = mp.Fp8Linear(21, 35, recipe=recipe), randn(3, 11, 21, requires_grad=True)
     moved = torch.autograd.graph.saved_tensors_hooks(lambda t: t.clone(), lambda t: t)
-    with Products() as products, moved if hooks else nullcontext():
-        out = layer(x)
+    operands, multiply = [], scaled_mm.call
+    monkeypatch.setattr(scaled_mm, "call", lambda *args, **how: operands.append(args[:2]) or multiply(*args, **how))
+    with moved if hooks else nullcontext():
+        out = mp.fp8_linear(x, layer.weight, layer.bias, recipe=recipe, scaling=layer.scaling, backend="reference")
         out.backward(randn(*out.shape, seed=1))
-    assert [(tuple(a.shape), tuple(b.shape)) for a, b in products.operands] == [
+    assert [(tuple(a.shape), tuple(b.shape)) for a, b in operands] == [
         ((33, 21), (35, 21)),
         ((33, 35), (21, 35)),
         ((35, 33), (21, 33)),
     ]
-    in_place = [[has_aligned_rows(each) for each in pair] for pair in products.operands]
+    in_place = [[has_aligned_rows(each) for each in pair] for pair in operands]
     assert in_place == [[True, True], [True, not hooks], [True, not hooks]]
     wanted = expected(x.detach(), layer.weight.detach(), layer.bias.detach(), randn(*out.shape, seed=1), recipe)
     for result, (value, magnitude, terms) in zip((out, x.grad, layer.weight.grad), wanted.values(), strict=True):

@@ -1,7 +1,8 @@
 """Where a step's time and memory go. Both are counted in steps of their own, apart from the steps that are timed.
 
 Time: a TorchDispatchMode takes the time of each operator that Python or autograd calls (on a GPU by CUDA events around it), and
-adds it to a component. What an operator calls inside itself counts as its own. The components of a step add up to less than the
+adds it to a component. What an operator calls inside itself counts as its own, but linear_forward and linear_backward are taken
+apart into the operators that they are made of. The components of a step add up to less than the
 step; the rest is Python, autograd and the dispatcher, and on a GPU the time in which it waits for them. The mode itself adds some
 two microseconds an operator to that rest, so it is an upper bound, and these steps are a little longer than those that are timed.
 
@@ -23,6 +24,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from examples.lm import measure
+from mpkernels.dispatch import OPS
 
 from .variants import Training
 
@@ -72,6 +74,11 @@ class OpTimes(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        namespace, _, name = func.name().partition("::")
+        op = OPS.get(name) if namespace == "mpkernels" else None
+        if op is not None and op.parts is not None:
+            with self:
+                return op.parts(*args, **(kwargs or {"backend": None}))
         component = self.components[component_of(func.name(), self.in_update)]
         component.calls += 1
         if self._on_gpu:

@@ -12,11 +12,10 @@
 #include <bit>
 #include <cstdint>
 
+#include "simd/formats.h"
 #include "simd/multiversion.h"
 
 namespace mpkernels {
-
-enum class Fp8 { kE4M3, kE5M2 };
 
 // The FP32 bits of a code, by integer arithmetic (a multiplication would read a subnormal, which
 // torch.set_flush_denormal(True) turns into zero).

@@ -9,6 +9,7 @@ from ... import native
 from ...master_weights import contiguous_lists
 
 TARGETS = ("default", "avx2", "avx512")
+_kernel = native.cpu_kernel("adamw_update_")
 
 
 def why_not(masters: list[Tensor], *_rest: object) -> str | None:
@@ -28,4 +29,4 @@ def run(
     *rest: object,
 ) -> None:
     masters, exp_avgs, exp_avg_sqs, params, grads = contiguous_lists(grads, masters, exp_avgs, exp_avg_sqs, params)
-    torch.ops.mpkernels_cpu.adamw_update_(masters, exp_avgs, exp_avg_sqs, steps, params, grads, *rest)
+    _kernel(masters, exp_avgs, exp_avg_sqs, steps, params, grads, *rest)

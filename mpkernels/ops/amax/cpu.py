@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ... import native
 
 TARGETS = ("default", "avx2", "avx512")
+_kernel = native.cpu_kernel("amax")
 
 
 def why_not(x: Tensor) -> str | None:
@@ -17,4 +17,4 @@ def why_not(x: Tensor) -> str | None:
 
 
 def run(amax: Tensor, x: Tensor) -> None:
-    torch.ops.mpkernels_cpu.amax(x.contiguous(), amax)
+    _kernel(x.contiguous(), amax)

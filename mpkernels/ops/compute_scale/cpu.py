@@ -8,6 +8,7 @@ from torch import Tensor
 from ... import native
 
 TARGETS = ("default",)
+_kernel = native.cpu_kernel("compute_scale")
 
 
 def why_not(amax: Tensor, dtype: torch.dtype, margin: int, power_of_two: bool, previous: Tensor | None) -> str | None:
@@ -25,4 +26,4 @@ def run(
     power_of_two: bool,
     previous: Tensor | None,
 ) -> None:
-    torch.ops.mpkernels_cpu.compute_scale(amax, dtype, margin, power_of_two, previous, quant_scale, dequant_scale)
+    _kernel(amax, dtype, margin, power_of_two, previous, quant_scale, dequant_scale)

@@ -11,6 +11,7 @@ from ... import native
 from ...layout import dense_lists
 
 TARGETS = ("default", "avx2", "avx512")
+_kernel = native.cpu_kernel("grad_norm_and_check")
 
 
 def why_not(grads: Sequence[Tensor], inv_loss_scale: Tensor, found_inf: Tensor) -> str | None:
@@ -22,4 +23,4 @@ def why_not(grads: Sequence[Tensor], inv_loss_scale: Tensor, found_inf: Tensor) 
 @torch.no_grad()
 def run(norm: Tensor, grads: Sequence[Tensor], inv_loss_scale: Tensor, found_inf: Tensor) -> None:
     dense, _ = dense_lists(grads)
-    torch.ops.mpkernels_cpu.grad_norm_and_check(dense, inv_loss_scale, found_inf, norm)
+    _kernel(dense, inv_loss_scale, found_inf, norm)

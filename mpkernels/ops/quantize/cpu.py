@@ -9,6 +9,7 @@ from ... import native
 from ...layout import as_rows
 
 TARGETS = ("default", "avx2", "avx512")
+_kernel = native.cpu_kernel("quantize")
 
 
 def why_not(x: Tensor, quant_scale: Tensor, dtype: torch.dtype, transpose: bool) -> str | None:
@@ -18,4 +19,4 @@ def why_not(x: Tensor, quant_scale: Tensor, dtype: torch.dtype, transpose: bool)
 
 
 def run(q: Tensor, q_t: Tensor, amax: Tensor, x: Tensor, quant_scale: Tensor, dtype: torch.dtype, transpose: bool) -> None:
-    torch.ops.mpkernels_cpu.quantize(as_rows(x), quant_scale, transpose, q, q_t, amax)
+    _kernel(as_rows(x), quant_scale, transpose, q, q_t, amax)

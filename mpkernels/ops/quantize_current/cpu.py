@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from ... import native
+from ...layout import dense_either_way
 
 TARGETS = ("default", "avx2", "avx512")
+_kernel = native.cpu_kernel("quantize_current")
 
 
 def why_not(x: Tensor, dtype: torch.dtype, margin: int, power_of_two: bool, transpose: bool) -> str | None:
@@ -28,6 +30,4 @@ def run(
     power_of_two: bool,
     transpose: bool,
 ) -> None:
-    if not (x.is_contiguous() or (x.dim() == 2 and x.t().is_contiguous())):
-        x = x.contiguous()
-    torch.ops.mpkernels_cpu.quantize_current(x, margin, power_of_two, transpose, q, q_t, amax, quant_scale, dequant_scale)
+    _kernel(dense_either_way(x), margin, power_of_two, transpose, q, q_t, amax, quant_scale, dequant_scale)

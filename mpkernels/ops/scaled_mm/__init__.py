@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...checks import check_device, check_disjoint, check_dtype, check_scalar
+from ...checks import check_device, check_disjoint, check_dtype, check_k_major, check_scalar
 from ...dispatch import Op
 from ...formats import FP8_DTYPES, HIGH_PRECISION_DTYPES
 
@@ -19,12 +19,8 @@ def _check_operands(a: Tensor, b: Tensor, dequant_scale_a: Tensor, dequant_scale
         raise ValueError(f"a must have shape (M, K), got {tuple(a.shape)}")
     if b.dim() != 2 or b.shape[1] != a.shape[1]:
         raise ValueError(f"b must have shape (N, K) with a's K = {a.shape[1]}, got {tuple(b.shape)}")
-    for name, x in (("a", a), ("b", b)):
-        if x.shape[1] > 1 and x.stride(1) != 1:
-            raise ValueError(
-                f"{name} must have adjacent elements along K, its last dimension, got strides {tuple(x.stride())}; "
-                f"pass q_t of quantize(..., transpose=True) where the transpose is wanted, or {name}.contiguous()"
-            )
+    check_k_major("a", a)
+    check_k_major("b", b)
     device = a.device
     check_device("b", b, device)
     check_scalar("dequant_scale_a", dequant_scale_a, device)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ... import native
 
-_kernel = None if native.cpu_missing else torch.ops.mpkernels_cpu.scaled_mm.default
-
 TARGETS = ("default", "avx2", "avx512", "avx512_bf16")
+_kernel = native.cpu_kernel("scaled_mm")
 
 
 def why_not(a: Tensor, *_args: object) -> str | None:
@@ -30,4 +28,4 @@ def run(
 ) -> None:
     if bias is not None:
         bias = bias.contiguous()
-    _kernel(a, b, dequant_scale_a, dequant_scale_b, bias, out, accumulate)  # type: ignore[misc]  # not None: why_not
+    _kernel(a, b, dequant_scale_a, dequant_scale_b, bias, out, accumulate)

@@ -9,6 +9,7 @@ from ... import native
 from ...master_weights import contiguous_lists
 
 TARGETS = ("default", "avx2", "avx512")
+_kernel = native.cpu_kernel("sgd_update_")
 
 
 def why_not(masters: list[Tensor], *_rest: object) -> str | None:
@@ -27,4 +28,4 @@ def run(
     *rest: object,
 ) -> None:
     masters, momentum_buffers, params, grads = contiguous_lists(grads, masters, momentum_buffers, params)
-    torch.ops.mpkernels_cpu.sgd_update_(masters, momentum_buffers, steps, params, grads, *rest)
+    _kernel(masters, momentum_buffers, steps, params, grads, *rest)

@@ -11,6 +11,7 @@ from ... import native
 from ...layout import dense_lists
 
 TARGETS = ("default", "avx2", "avx512")
+_kernel = native.cpu_kernel("unscale_and_check")
 
 
 def why_not(grads: Sequence[Tensor], inv_loss_scale: Tensor, found_inf: Tensor) -> str | None:
@@ -22,6 +23,6 @@ def why_not(grads: Sequence[Tensor], inv_loss_scale: Tensor, found_inf: Tensor) 
 @torch.no_grad()
 def run(grads: Sequence[Tensor], inv_loss_scale: Tensor, found_inf: Tensor) -> None:
     dense, copies = dense_lists(grads)
-    torch.ops.mpkernels_cpu.unscale_and_check(dense, inv_loss_scale, found_inf)
+    _kernel(dense, inv_loss_scale, found_inf)
     for grad, data in copies:
         grad.copy_(data)

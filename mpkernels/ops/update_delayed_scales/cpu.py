@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from ... import native
 
 TARGETS = ("default",)
+_kernel = native.cpu_kernel("update_delayed_scales")
 
 
 def why_not(
@@ -34,6 +34,4 @@ def run(
     power_of_two: bool,
     most_recent: bool,
 ) -> None:
-    torch.ops.mpkernels_cpu.update_delayed_scales(
-        amax_histories, quant_scales, dequant_scales, step_ended, fp8_maxima, margin, power_of_two, most_recent
-    )
+    _kernel(amax_histories, quant_scales, dequant_scales, step_ended, fp8_maxima, margin, power_of_two, most_recent)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ... import native
 
 TARGETS = ("default",)
+_kernel = native.cpu_kernel("update_loss_scale")
 
 
 def why_not(
@@ -35,7 +35,7 @@ def run(
     growth_interval: int,
     hysteresis: int,
 ) -> None:
-    torch.ops.mpkernels_cpu.update_loss_scale(
+    _kernel(
         loss_scale,
         growth_tracker,
         hysteresis_tracker,
