@@ -259,7 +259,7 @@ def configurations(
     a: Tensor, b: Tensor, _scale_a: Tensor, _scale_b: Tensor, _bias: object, out: Tensor, _accumulate: bool, use_fast_accum: bool
 ) -> tuple[tuning.Key, list[tuning.Choice]]:
     """For mpkernels.tune: the key, and all rows of the table for the GPU, each also with a shorter pipeline."""
-    target, (M, N), K = triton_launch.target(a), out.shape, aligned(a).shape[1]
+    target, (M, N), K = triton_launch.target(a), out.shape, a.shape[1]
     if not (out.numel() and K):
         raise ValueError(f"there is nothing to multiply in a ({M}, {K}) and b ({N}, {K})")
     family = family_of(target)
