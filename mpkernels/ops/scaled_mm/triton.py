@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from ... import triton_launch
+from ... import triton_launch, tuning
 from ...layout import ROW_BYTES, with_aligned_rows
 from ...triton_launch import Target
 
@@ -84,13 +84,27 @@ FAST_90 = Config(128, 256, 128, 8, 3, descriptors=True)
 GROUP_M = 8  # rows of tiles that are walked together, so that the tiles of b they share stay in L2
 
 
+def family_of(target: Target) -> int | str:
+    return "hip" if target.kind == "hip" else max(a for a in CONFIGS if isinstance(a, int) and a <= int(target.arch))
+
+
 def config_for(target: Target, M: int, N: int, K: int, use_fast_accum: bool) -> Config:
-    """The table's row, without promotion where it is not asked for, and without TMA where it cannot describe the operands."""
-    family: int | str = "hip" if target.kind == "hip" else max(a for a in CONFIGS if isinstance(a, int) and a <= int(target.arch))
+    """What was tuned, or the table's row."""
+    if K and (choice := tuning.chosen(tuning_key(target, M, N, K, use_fast_accum))) is not None:
+        return Config(*choice)
+    family = family_of(target)
     if family == 90 and use_fast_accum and M > 64 and N > 128 and K:
         return FAST_90
-    config = next(c for largest, c in CONFIGS[family] if largest >= M)
+    return suited(next(c for largest, c in CONFIGS[family] if largest >= M), K, use_fast_accum)
+
+
+def suited(config: Config, K: int, use_fast_accum: bool) -> Config:
+    """Without promotion where it is not asked for, and without TMA where it cannot describe the operands."""
     return config._replace(promote="" if use_fast_accum else config.promote, descriptors=config.descriptors and K > 0)
+
+
+def tuning_key(target: Target, M: int, N: int, K: int, use_fast_accum: bool) -> tuning.Key:
+    return (target.name, "scaled_mm", *tuning.shape_class(M, N, K), use_fast_accum)
 
 
 @triton.jit
@@ -239,6 +253,19 @@ def scaled_mm_descriptors(
 
 def why_not(a: Tensor, *_rest: object) -> str | None:
     return triton_launch.why_not("a", a)
+
+
+def configurations(
+    a: Tensor, b: Tensor, _scale_a: Tensor, _scale_b: Tensor, _bias: object, out: Tensor, _accumulate: bool, use_fast_accum: bool
+) -> tuple[tuning.Key, list[tuning.Choice]]:
+    """For mpkernels.tune: the key, and all rows of the table for the GPU, each also with a shorter pipeline."""
+    target, (M, N), K = triton_launch.target(a), out.shape, a.shape[1]
+    if not (out.numel() and K):
+        raise ValueError(f"there is nothing to multiply in a ({M}, {K}) and b ({N}, {K})")
+    family = family_of(target)
+    rows = [suited(c, K, use_fast_accum) for _, c in CONFIGS[family]] + [FAST_90] * (family == 90 and use_fast_accum)
+    shorter = [c._replace(num_stages=c.num_stages - 1) for c in rows]
+    return tuning_key(target, M, N, K, use_fast_accum), [*rows, *shorter]
 
 
 def run(
