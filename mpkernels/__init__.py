@@ -20,6 +20,7 @@ from .ops.update_delayed_scales import update_delayed_scales_
 from .ops.update_loss_scale import update_loss_scale_
 from .recipes import DelayedScaling, Float8CurrentScaling, Format
 from .scaling import DelayedScalingState
+from .tuning import tune
 
 __version__ = "0.1.0"
 
@@ -48,6 +49,7 @@ __all__ = [
     "scaled_mm",
     "sgd_update_",
     "testing",
+    "tune",
     "unscale_and_check_",
     "update_delayed_scales_",
     "update_loss_scale_",

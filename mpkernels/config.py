@@ -30,6 +30,12 @@ CPU_CAPABILITY = Variable(
     "Highest instruction set the CPU kernels may use: auto, default, avx2, avx512 or avx512_bf16. "
     "A level the CPU lacks is refused at import.",
 )
+CACHE_DIR = Variable(
+    "MPKERNELS_CACHE_DIR",
+    "~/.cache/mpkernels",
+    "run",
+    "Directory of what mpkernels.tune measured.",
+)
 CUDA = Variable(
     "MPKERNELS_CUDA",
     "auto",
@@ -43,4 +49,4 @@ CUDA_ARCHS = Variable(
     "nvcc targets, separated by ';', spelt as nvcc spells them: '80;90a'. auto: every target the kernels ship for.",
 )
 
-VARIABLES = (CPU_CAPABILITY, CUDA, CUDA_ARCHS)
+VARIABLES = (CPU_CAPABILITY, CACHE_DIR, CUDA, CUDA_ARCHS)

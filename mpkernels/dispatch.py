@@ -217,6 +217,10 @@ class Op:
         self.check(*args)
         return _unpack(self.outputs(*args))
 
+    def copy_written(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments, with copies of those that a call would write."""
+        return tuple(a.clone() if i in self._written and a is not None else a for i, a in enumerate(args))
+
     def bind(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """The op's full argument list from a call's positional and keyword arguments."""
         declared = self.torch_op._schema.arguments[:-1]  # without `backend`

@@ -20,11 +20,12 @@ Grid = tuple[int, int, int]
 
 
 class Target(NamedTuple):
-    """What kernels are compiled for: ("cuda", 90), ("hip", "gfx950"), and how many multiprocessors share the work."""
+    """What kernels are compiled for: ("cuda", 90), ("hip", "gfx950"), how many multiprocessors share the work, the GPU's name."""
 
     kind: str
     arch: int | str
     multiprocessors: int
+    name: str = ""
 
 
 class Launch(NamedTuple):
@@ -70,10 +71,10 @@ class DeviceLauncher:
             properties = torch.cuda.get_device_properties(device)
             if torch.version.hip:
                 name = properties.gcnArchName.split(":")[0]
-                self.targets[device] = Target("hip", name, properties.multi_processor_count)
+                self.targets[device] = Target("hip", name, properties.multi_processor_count, properties.name)
             else:
                 arch = 10 * properties.major + properties.minor
-                self.targets[device] = Target("cuda", arch, properties.multi_processor_count)
+                self.targets[device] = Target("cuda", arch, properties.multi_processor_count, properties.name)
         return self.targets[device]
 
     def launch(self, launch: Launch) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 
 import mpkernels as mp
-from mpkernels import native
+from mpkernels import native, tuning
 from mpkernels.testing import assert_matches, bits_of
 
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -96,3 +98,15 @@ def test_the_device_is_described():
     properties = torch.cuda.get_device_properties(0)
     assert (architecture, sm_count) == (10 * properties.major + properties.minor, properties.multi_processor_count)
     assert l2_bytes == properties.L2_cache_size
+
+
+@on_a_gpu
+def test_tuning_measures_and_changes_no_result(tmp_path, monkeypatch):
+    monkeypatch.setenv("MPKERNELS_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(tuning, "kept", functools.cache(tuning.kept.__wrapped__))
+    q = mp.quantize_current(torch.randn(N, K, device="cuda").bfloat16())
+    call = q.q, q.q, q.dequant_scale, q.dequant_scale
+    before = mp.scaled_mm(*call, backend="triton")
+    assert all(time > 0 for time in mp.tune("scaled_mm", *call).values())
+    assert len(tuning.kept()) == 1
+    assert_matches(mp.scaled_mm(*call, backend="triton"), before)
