@@ -136,7 +136,7 @@ class BuildExt(build_ext):
         common.append("-O0" if debug else "-O3")
         host = [f"-fmacro-prefix-map={torch}/include/=", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden"]
         host += ["-g"] if debug else []
-        compilers = {".cpp": [cxx, *common, *host, *SIMD_FLAGS, "-Wall", "-Wno-maybe-uninitialized"]}
+        compilers = {".cpp": [cxx, *common, *host, *SIMD_FLAGS, "-Wall", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]}
         link = [cxx, "-shared", f"-L{torch / 'lib'}", "-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu", "-Wl,--as-needed"]
         if cuda:
             nvcc, root = find_nvcc()

@@ -31,6 +31,15 @@ def check_device(name: str, tensor: Tensor, device: torch.device) -> None:
         raise ValueError(f"{name} must be on {device} like the other arguments, got {tensor.device}")
 
 
+def check_k_major(name: str, operand: Tensor) -> None:
+    """A matrix whose elements are adjacent along K, its last dimension: an operand of a product."""
+    if operand.shape[1] > 1 and operand.stride(1) != 1:
+        raise ValueError(
+            f"{name} must have adjacent elements along K, its last dimension, got strides {tuple(operand.stride())}; "
+            f"pass q_t of quantize(..., transpose=True) where the transpose is wanted, or {name}.contiguous()"
+        )
+
+
 def check_disjoint(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
     """The memory spans of two tensors do not overlap. Costs next to nothing unless they share a storage."""
     if torch._C._is_alias_of(tensor, other):  # type: ignore[attr-defined]  # works on fake tensors, unlike data_ptr()

@@ -1,12 +1,41 @@
-"""Strides: how a kernel that wants dense memory can take a tensor that is dense in another order."""
+"""Strides: how a kernel that wants dense memory can take a tensor that is dense in another order; the rows of FP8 matrices."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 CODES_ALIGNMENT = 64  # bytes: where csrc/host/operands.h begins a second tensor in the same scratch memory
+
+# Rows of FP8 matrices begin at multiples of this many bytes: TMA, cp.async and ldmatrix move 16 bytes from aligned addresses.
+ROW_BYTES = 16
+
+
+def new_fp8_matrix(x: Tensor, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+    """An uninitialised FP8 matrix on x's device. Its memory is whole rows, each filled up to a multiple of ROW_BYTES.
+
+    >>> import torch
+    >>> new_fp8_matrix(torch.zeros(3), 4, 33, torch.float8_e4m3fn).stride()
+    (48, 1)
+    """
+    pitch = -(-columns // ROW_BYTES) * ROW_BYTES
+    memory = x.new_empty((rows, pitch), dtype=dtype)
+    return memory if pitch == columns else memory.as_strided((rows, columns), (pitch, 1))
+
+
+def has_aligned_rows(x: Tensor) -> bool:
+    """Whether the rows of an FP8 matrix with adjacent columns begin at multiples of ROW_BYTES, one after the other."""
+    rows, columns = x.shape
+    if columns == 0:
+        return True
+    return (rows <= 1 or (x.stride(0) % ROW_BYTES == 0 and x.stride(0) >= columns)) and x.data_ptr() % ROW_BYTES == 0
+
+
+def with_aligned_rows(x: Tensor) -> Tensor:
+    """The FP8 matrix itself where it `has_aligned_rows`, else a copy that has."""
+    return x if has_aligned_rows(x) else new_fp8_matrix(x, x.shape[0], x.shape[1], x.dtype).copy_(x)
 
 
 def in_memory_order(x: Tensor) -> Tensor | None:

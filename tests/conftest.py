@@ -213,11 +213,11 @@ class Fences:
         self.unwritten: set[int] = set()
 
     def fence(self, output: torch.Tensor) -> torch.Tensor:
-        if type(output) is not torch.Tensor or output.device.type == "meta" or not output.is_contiguous() or not output.numel():
+        if type(output) is not torch.Tensor or output.device.type == "meta" or not output.numel():
             return output  # fake tensors have no bytes
-        size = output.numel() * output.element_size()
+        size = output.untyped_storage().nbytes()  # the padding between rows too, which kernels may write, and must not rely on
         if not output.is_cpu:
-            output.view(-1).view(torch.uint8).fill_(POISON)
+            output.untyped_storage().fill_(POISON)
             return output
         memory = np.full(size + 3 * GUARD_BYTES, GUARD, dtype=np.uint8)
         start = -memory.ctypes.data % GUARD_BYTES  # torch's own memory is aligned to 64 bytes too, which kernels may use
@@ -226,7 +226,9 @@ class Fences:
         self.buffers.append(buffer)
         self.unwritten.add(buffer.ctypes.data + GUARD_BYTES)
         # frombuffer makes a storage of its own at this address: opcheck wants outputs without a storage offset
-        return torch.frombuffer(buffer, dtype=output.dtype, count=output.numel(), offset=GUARD_BYTES).view(output.shape)
+        count = size // output.element_size()
+        flat = torch.frombuffer(buffer, dtype=output.dtype, count=count, offset=GUARD_BYTES)
+        return flat.as_strided(output.shape, output.stride())
 
     def is_unwritten(self, tensor: torch.Tensor) -> bool:
         """Whether the tensor is an output that has just been handed out; answers so once. One that torch filled is not."""

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from ptx_emulator import EVERY_POLICY, Buffer, Module, Policy, Result, launch, load
+from ptx_emulator.arguments import reach
 from ptx_emulator.compile import cuda_ptx, nvcc
 from ptx_emulator.tensor_map import BYTES as TENSOR_MAP_BYTES
 from ptx_emulator.tensor_map import SWIZZLES, TYPES, Fields
@@ -155,11 +156,8 @@ def encode_maps(content: bytes) -> bytes:
 
 
 def extent(tensor: Tensor) -> tuple[int, int]:
-    """(address, bytes from the first to the last element)."""
-    if not tensor.numel():
-        return tensor.data_ptr(), 0
-    reach = 1 + sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.data_ptr(), reach * tensor.element_size()
+    """(address, bytes that belong to it)."""
+    return tensor.data_ptr(), reach(tensor)
 
 
 @dataclass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import assembled
 import emulated
 import gpu_evidence
@@ -13,6 +15,7 @@ from ptx_emulator import Buffer, Policy, Struct, launch
 from ptx_emulator.compile import compile_cuda, nvcc_version
 
 import mpkernels as mp
+from mpkernels.ops.quantize import new_codes
 
 if (WHY_NOT := assembled.why_not() or emulated.why_not()) is not None:
     pytest.skip(WHY_NOT, allow_module_level=True)
@@ -58,6 +61,27 @@ def test_what_is_moved_is_what_must_be(case, target):
     assert counts.load_sectors == (WIDE_SECTORS if case.elements else 0)
     assert counts.store_sectors in (0, WIDE_SECTORS)
     assert counts.conflicts == 0
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_90a"])
+@pytest.mark.parametrize(("columns", "access"), [(504, r"\.v4\.u32"), (500, r"\.v2\.u32"), (502, r"\.u32"), (501, r"\.u16")])
+def test_quantize_at_ragged_edges(target, columns, access):
+    """Reads each element once, as wide as its rows allow, but for what is left of them; all stores are 16 bytes."""
+    x = torch.randn(200, columns).bfloat16()
+    q, q_t = new_codes(x, torch.float8_e4m3fn, True)
+    device = emulated.EmulatedDevice(target, Policy())
+    device.quantize(x, torch.tensor(3.0), True, q, q_t, torch.empty(()))
+    counters = device.results[0].counters
+
+    def moved(what: str, suffix: str) -> int:
+        named = [i.index for i in counters.program if re.fullmatch(rf"[\w.:]*global(\.nc)?(\.L1::\w+)?{suffix}", i.name)]
+        return sum(counters.at(index).get(f"global_{what}_bytes", 0) for index in named)
+
+    rest = 200 * (columns % 8) * 2
+    expected = {access: x.nbytes - rest, r"\.u16": rest} if rest and access != r"\.u16" else {access: x.nbytes}
+    assert {suffix: moved("load", suffix) for suffix in expected} == expected
+    codes = q.untyped_storage().nbytes() + q_t.untyped_storage().nbytes()
+    assert moved("store", r"\.v4\.u32") == counters["global_store_bytes"] == codes
 
 
 def cast_transpose(x: torch.Tensor, quant_scale: float, target: str):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 import mpkernels as mp
 from mpkernels.formats import HIGH_PRECISION_DTYPES
+from mpkernels.layout import has_aligned_rows
+from mpkernels.ops.scaled_mm import op as scaled_mm
 from mpkernels.testing import assert_matches, reduction
 
 RECIPES = {
@@ -154,6 +157,29 @@ def test_only_fp8_and_scalars_are_saved_for_backward():
         mp.fp8_linear(x, weight, bias)
     assert [t.dtype for t in saved if t.numel() > 1] == [torch.float8_e4m3fn] * 2
     assert sorted(t.numel() for t in saved) == [1, 1, 16 * 48, 32 * 48]
+
+
+@each_recipe
+@pytest.mark.parametrize("hooks", [False, True])
+def test_rows_of_any_size_reach_every_product_in_place(recipe, hooks, monkeypatch):
+    """No dimension is a multiple of 16. What is saved keeps its rows, unless hooks move it: then products must do without."""
+    layer, x = mp.Fp8Linear(21, 35, recipe=recipe), randn(3, 11, 21, requires_grad=True)
+    moved = torch.autograd.graph.saved_tensors_hooks(lambda t: t.clone(), lambda t: t)
+    operands, multiply = [], scaled_mm.call
+    monkeypatch.setattr(scaled_mm, "call", lambda *args, **how: operands.append(args[:2]) or multiply(*args, **how))
+    with moved if hooks else nullcontext():
+        out = mp.fp8_linear(x, layer.weight, layer.bias, recipe=recipe, scaling=layer.scaling, backend="reference")
+        out.backward(randn(*out.shape, seed=1))
+    assert [(tuple(a.shape), tuple(b.shape)) for a, b in operands] == [
+        ((33, 21), (35, 21)),
+        ((33, 35), (21, 35)),
+        ((35, 33), (21, 33)),
+    ]
+    in_place = [[has_aligned_rows(each) for each in pair] for pair in operands]
+    assert in_place == [[True, True], [True, not hooks], [True, not hooks]]
+    wanted = expected(x.detach(), layer.weight.detach(), layer.bias.detach(), randn(*out.shape, seed=1), recipe)
+    for result, (value, magnitude, terms) in zip((out, x.grad, layer.weight.grad), wanted.values(), strict=True):
+        assert_matches(result.detach().reshape(value.shape), value, reduction(terms), magnitude=magnitude)
 
 
 @each_recipe
@@ -312,11 +338,11 @@ def test_backend_by_name():
 def test_compiles_to_one_graph_with_the_same_results(recipe, compiler):
     torch._dynamo.reset()
     torch.manual_seed(0)
-    eager = nn.Sequential(mp.Fp8Linear(32, 64, recipe=recipe), nn.ReLU(), mp.Fp8Linear(64, 32, recipe=recipe))
+    eager = nn.Sequential(mp.Fp8Linear(30, 64, recipe=recipe), nn.ReLU(), mp.Fp8Linear(64, 30, bias=False, recipe=recipe))
     twin = copy.deepcopy(eager)
     compiled = torch.compile(twin, fullgraph=True, backend=compiler)
     for step in range(4):
-        x, y = randn(8, 32, seed=step, requires_grad=True), randn(8, 32, seed=step, requires_grad=True)
+        x, y = randn(8, 30, seed=step, requires_grad=True), randn(8, 30, seed=step, requires_grad=True)
         a, b = eager(x), compiled(y)
         assert_matches(b, a)
         a.square().mean().backward()

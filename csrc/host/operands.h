@@ -25,11 +25,11 @@ struct OperandScaling {
   bool power_of_two;
 };
 
-// Writes the codes of x, and those of its transpose unless q_t is null. Returns the dequant scale.
+// Writes the codes of x, and those of its transpose if they are wanted. Returns the dequant scale.
 // `state`: nothing, or amax history, quant scale and dequant scale.
 inline float quantize_operand(const char* name, const Tensor& x, Fp8 format,
                               const std::vector<Tensor>& state, const OperandScaling& how,
-                              uint8_t* q, uint8_t* q_t) {
+                              const CodeRows& q, const CodeRows& q_t) {
   check_cpu(name, x);
   const Rows rows = rows_of(name, x);
   const HighPrecision input = high_precision_of(x.scalar_type());
@@ -63,11 +63,10 @@ inline float quantize_operand(const char* name, const Tensor& x, Fp8 format,
   return scales.dequant;
 }
 
-// The tensor's codes, or null where it is the (0,) that stands for "not asked for".
-inline uint8_t* codes_of(const char* name, Tensor& t, int64_t numel) {
-  check_dense(name, t);
-  MPK_CHECK(t.numel() == 0 || t.numel() == numel, name, " must have the size of its operand");
-  return t.dim() == 2 ? (uint8_t*)t.mutable_data_ptr() : nullptr;
+// The codes of x's transpose, not wanted where t is the (0,) that stands for that.
+inline CodeRows kept_codes_of(const char* name, Tensor& t, const Tensor& x) {
+  check_cpu(name, t);
+  return t.dim() == 2 ? code_rows_of(name, t, x, true) : CodeRows{};
 }
 
 }  // namespace mpkernels

@@ -14,4 +14,10 @@ struct Rows {
   bool is_dense() const { return rows <= 1 || pitch == columns; }
 };
 
+// FP8 codes to write: rows of a matrix, each with room up to a multiple of 16 bytes, or one row.
+struct CodeRows {
+  uint8_t* data;  // null: not wanted
+  int64_t pitch;  // bytes from a row to the next
+};
+
 }  // namespace mpkernels

@@ -27,6 +27,7 @@ def assert_is_its_parts(x, weight, bias, backend, *, dtype=torch.float8_e4m3fn, 
     assert_matches(got.dequant_scale_weight, dequant_w)
     for is_kept, codes, wanted in ((kept["keep_x"], got.x_t, x_t), (kept["keep_weight"], got.weight_t, weight_t)):
         assert torch.equal(bits_of(codes), bits_of(wanted)) if is_kept else codes.shape == (0,)
+        assert not is_kept or codes.stride() == wanted.stride()
     for ours, wanted in zip(chain(*states[1]), chain(*states[0]), strict=True):
         assert_matches(ours, wanted)
 

@@ -44,6 +44,17 @@ def expected_codes(x: torch.Tensor, quant_scale: float, fp8: torch.dtype) -> tor
     return torch.from_numpy(np.array(oracle(x.float().numpy(), quant_scale, fp8)))
 
 
+def assert_layout(codes: torch.Tensor) -> None:
+    """Of a matrix of codes: rows begin at multiples of 16 bytes, and the memory is whole rows."""
+    if codes.dim() != 2 or not codes.numel():
+        assert codes.is_contiguous()
+        return
+    rows, columns = codes.shape
+    pitch = (columns + 15) // 16 * 16
+    assert codes.stride() == (pitch, 1)
+    assert (codes.data_ptr() % 16, codes.storage_offset(), codes.untyped_storage().nbytes()) == (0, 0, rows * pitch)
+
+
 def assert_quantizes(x: torch.Tensor, quant_scale: float, fp8: torch.dtype, backend: str | None, device: str = "cpu") -> None:
     """Codes, transpose and amax of `x`, without and (if 2-D) with the transpose."""
     expected = expected_codes(x, quant_scale, fp8)
@@ -52,11 +63,11 @@ def assert_quantizes(x: torch.Tensor, quant_scale: float, fp8: torch.dtype, back
         on_device = x.to(device)
         got = mp.quantize(on_device, torch.tensor(quant_scale, device=device), fp8, transpose=transpose, backend=backend)
         assert got.q.dtype == fp8
-        assert got.q.is_contiguous()
+        assert_layout(got.q)
         assert_matches(bits_of(got.q).float(), expected.float())
         assert_matches(got.amax, amax)
         if transpose:
-            assert got.q_t.is_contiguous()
+            assert_layout(got.q_t)
             assert_matches(bits_of(got.q_t).float(), expected.t().contiguous().float())
         else:
             assert got.q_t is None
@@ -68,6 +79,21 @@ def assert_quantizes(x: torch.Tensor, quant_scale: float, fp8: torch.dtype, back
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_every_16_bit_value(backend, device, dtype, fp8, quant_scale):
     assert_quantizes(all_codes(dtype), quant_scale, fp8, backend, device)
+
+
+@fp8_dtypes
+@pytest.mark.parametrize("level", native.CPU_CAPABILITIES)
+def test_every_bfloat16_value_under_every_exponent_of_the_scale(level, fp8, request):
+    """The CPU's table of BF16 mantissas serves some exponents, and arithmetic the others."""
+    limit_to(level, request)
+    x = all_codes(torch.bfloat16)
+    for exponent in range(256):
+        for mantissa in (0, (exponent * 0x9E3779 | 1) & 0x7FFFFF):
+            bits = np.array([(exponent + mantissa) % 2 << 31 | exponent << 23 | mantissa], np.uint32)
+            quant_scale = torch.from_numpy(bits.view(np.float32))[0]
+            got, expected = (mp.quantize(x, quant_scale, fp8, backend=name) for name in ("cpu", "reference"))
+            assert_matches(bits_of(got.q).float(), bits_of(expected.q).float())
+            assert_matches(got.amax, expected.amax)
 
 
 @pytest.mark.spread
@@ -157,6 +183,18 @@ def test_ragged_shapes(backend, device, dtype, shape):
     assert_quantizes(torch.randn(shape).to(dtype), 7.0, torch.float8_e4m3fn, backend, device)
 
 
+@pytest.mark.spread
+@pytest.mark.parametrize(
+    ("dtype", "offset"),
+    [(torch.bfloat16, 1), (torch.bfloat16, 2), (torch.bfloat16, 4), (torch.float32, 1), (torch.float32, 2)],
+    ids=str,
+)
+def test_rows_of_x_that_begin_anywhere(backend, device, dtype, offset):
+    """At multiples of 2, 4, 8, 4 and 8 bytes; the last columns cut a piece of 16."""
+    x = torch.randn(130, 260 + offset).to(dtype)
+    assert_quantizes(x[:, offset:], 3.0, torch.float8_e4m3fn, backend, device)
+
+
 @fp8_dtypes
 @pytest.mark.parametrize("shape", [(300, 700), (2, 100_000), (100_000, 2)], ids=str)
 def test_enough_for_several_threads(backend, device, fp8, shape, not_emulated):
@@ -214,18 +252,23 @@ def test_any_values(values, quant_scale):
     assert_quantizes(torch.tensor(values, dtype=torch.float32), quant_scale, torch.float8_e4m3fn, None)
 
 
-@pytest.mark.parametrize("level", native.CPU_CAPABILITIES)
-def test_every_instruction_set_gives_the_same_bytes(level, request):
+def limit_to(level: str, request: pytest.FixtureRequest) -> None:
+    """An instruction set, for the time of the test."""
     if native.cpu_missing is not None:
         pytest.skip(f"cpu: {native.cpu_missing}")
     request.addfinalizer(lambda: native.set_cpu_capability("auto"))
-    bits = np.random.default_rng(0).integers(0, 2**32, (1031, 517), dtype=np.uint32)
-    x, quant_scale = torch.from_numpy(bits.view(np.float32)), torch.tensor(0.7)
-    best = mp.quantize(x, quant_scale, transpose=True, backend="cpu")
     try:
         native.set_cpu_capability(level)
     except ValueError as why:
         pytest.skip(f"cpu: {why}")
+
+
+@pytest.mark.parametrize("level", native.CPU_CAPABILITIES)
+def test_every_instruction_set_gives_the_same_bytes(level, request):
+    bits = np.random.default_rng(0).integers(0, 2**32, (1031, 517), dtype=np.uint32)
+    x, quant_scale = torch.from_numpy(bits.view(np.float32)), torch.tensor(0.7)
+    best = mp.quantize(x, quant_scale, transpose=True, backend="cpu")
+    limit_to(level, request)
     got = mp.quantize(x, quant_scale, transpose=True, backend="cpu")
     for name in ("q", "q_t"):
         assert torch.equal(getattr(got, name).view(torch.uint8), getattr(best, name).view(torch.uint8)), name
@@ -266,15 +309,20 @@ def test_opcheck(backend, device, transpose):
 
 
 @pytest.mark.parametrize("transpose", [False, True])
-def test_compiles_to_one_graph(transpose):
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiles_to_one_graph(transpose, dynamic):
     def both(x, quant_scale):
         q, q_t, amax = mp.quantize(x * 2, quant_scale, transpose=transpose)
         return q.float() + 1, amax, q_t
 
-    x, quant_scale = torch.randn(33, 7), torch.tensor(2.0)
-    expected, got = both(x, quant_scale), torch.compile(both, fullgraph=True, backend="aot_eager")(x, quant_scale)
-    assert_matches(got[0], expected[0])
-    assert_matches(got[1], expected[1])
-    assert transpose == (got[2] is not None)
-    if transpose:
-        assert_matches(got[2], expected[2])
+    torch._dynamo.reset()
+    compiled = torch.compile(both, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for shape in ((33, 7), (48, 9), (16, 32))[: 1 + 2 * dynamic]:
+        x, quant_scale = torch.randn(shape), torch.tensor(2.0)
+        expected, got = both(x, quant_scale), compiled(x, quant_scale)
+        assert_matches(got[0], expected[0])
+        assert_matches(got[1], expected[1])
+        assert transpose == (got[2] is not None)
+        if transpose:
+            assert_matches(got[2], expected[2])
+            assert_layout(got[2])

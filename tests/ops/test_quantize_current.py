@@ -30,7 +30,9 @@ def assert_is_the_composition(
         assert_matches(got.quant_scale, scales.quant_scale)
         assert_matches(got.dequant_scale, scales.dequant_scale)
         assert torch.equal(bits_of(got.q), bits_of(expected.q))
+        assert got.q.stride() == expected.q.stride()
         if transpose:
+            assert got.q_t.stride() == expected.q_t.stride()
             assert torch.equal(bits_of(got.q_t), bits_of(expected.q_t))
 
 

@@ -6,7 +6,7 @@ import ctypes
 import itertools
 import mmap
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import mpkernels as mp
 from mpkernels import native
 from mpkernels.formats import FP8_DTYPES, HIGH_PRECISION_DTYPES, format_of
+from mpkernels.layout import new_fp8_matrix
 from mpkernels.testing import TensorCore, all_codes, assert_matches, bits_of, reduction, tensor_core_of, to_float64
 
 E4M3, E5M2 = FP8_DTYPES
@@ -260,17 +261,75 @@ def test_strides_of_the_operands(backend, device, shape, thinned):
     M, N, K = shape
 
     def views(rows: int, seed: int):
-        yield random_fp8(K, rows, dtype=E4M3, seed=seed, device=device).t()
         yield random_fp8(rows, K + 5, dtype=E4M3, seed=seed, device=device)[:, 3 : 3 + K]
-        yield random_fp8(rows, 2 * K, dtype=E4M3, seed=seed, device=device)[:, ::2]
+        yield random_fp8(2 * rows, -(-K // 16) * 16, dtype=E4M3, seed=seed, device=device)[::2, :K]
         yield random_fp8(1, K, dtype=E4M3, seed=seed, device=device).expand(rows, K)
-        yield random_fp8(rows, 1, dtype=E4M3, seed=seed, device=device).expand(rows, K)
         yield random_fp8(rows * K + 1, dtype=E4M3, seed=seed, device=device)[1:].view(rows, K)
 
     bias = torch.randn(2 * N, device=device)[::2]
     for a, b in thinned(list(zip(views(M, 14), views(N, 15), strict=True)), 2):
         expected = mp.scaled_mm(a.contiguous(), b.contiguous(), *scales(device), bias=bias.contiguous(), backend=backend)
         assert_matches(mp.scaled_mm(a, b, *scales(device), bias=bias, backend=backend), expected)
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_refuses_operands_that_are_not_adjacent_along_k(backend, device, name):
+    good = random_fp8(6, 20, dtype=E4M3, seed=20, device=device)
+    bad = {
+        r"\(1, 6\)": random_fp8(20, 6, dtype=E4M3, seed=20, device=device).t(),
+        r"\(40, 2\)": random_fp8(6, 40, dtype=E4M3, seed=20, device=device)[:, ::2],
+        r"\(1, 0\)": random_fp8(6, 1, dtype=E4M3, seed=20, device=device).expand(6, 20),
+    }
+    out = torch.full((6, 6), 7.0, device=device)
+    for strides, view in bad.items():
+        operands = {"a": good, "b": good, name: view}
+        wanted = rf"{name} must have adjacent elements along K, .*got strides {strides}; "
+        wanted += rf"pass q_t of quantize\(.*, or {name}.contiguous\(\)"
+        for into in (None, out):
+            with pytest.raises(ValueError, match=wanted):
+                mp.scaled_mm(*operands.values(), *scales(device), out=into, backend=backend)
+    assert (out == 7).all()
+
+
+def given_to_kernels(backend: str, call: Callable[[], object]) -> bytes:
+    """The parameters of an emulated backend's last launch: for CUDA as they are, for Triton the addresses of its tensors."""
+    if backend == "cuda":
+        call()
+        return native.cuda.launches[-1].params
+    from mpkernels import triton_launch
+
+    launcher = triton_launch._launcher
+    noted: list[int] = []
+
+    class Noting(type(launcher)):
+        def launch(self, launch):
+            noted.extend(getattr(each, "base", each).data_ptr() for each in launch.args if not isinstance(each, int | None))
+            super().launch(launch)
+
+    with triton_launch.using(Noting(**vars(launcher))):
+        call()
+    return b"".join(address.to_bytes(8, "little") for address in noted)
+
+
+@pytest.mark.parametrize("shape", [(5, 37, 70), (40, 37, 130), (1, 70, 33), (37, 1, 1)], ids=str)
+def test_reads_padded_rows_in_place(backend, device, shape, request):
+    """As `quantize` makes them, whatever K is, and never the padding: it is NaN here."""
+    M, N, K = shape
+    a, b = (new_fp8_matrix(torch.zeros((), device=device), rows, K, E4M3) for rows in (M, N))
+    for seed, x in enumerate((a, b)):
+        x.untyped_storage().fill_(0x7F)
+        x.copy_(random_fp8(*x.shape, dtype=E4M3, seed=seed, device=device))
+    results = []
+
+    def multiply() -> None:
+        results.append(mp.scaled_mm(a, b, *scales(device), out_dtype=torch.float32, backend=backend))
+
+    if "emulated" in request.node.callspec.params["backend"]:
+        given = given_to_kernels(backend, multiply)
+        assert all(x.data_ptr().to_bytes(8, "little") in given for x in (a, b))
+    else:
+        multiply()
+    assert_is_product(results[0], a, b, *scales(device))
 
 
 @pytest.mark.spread

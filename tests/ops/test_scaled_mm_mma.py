@@ -250,7 +250,7 @@ def plan(gpu: Gpu, target: str, M: int, N: int, K: int, sm_count: int | None = N
     gpu(target, sm_count=sm_count)
     a, b = torch.empty(1, K, dtype=E4M3).expand(M, K), torch.empty(1, K, dtype=E4M3).expand(N, K)
     out = torch.empty(1, N, dtype=torch.bfloat16).expand(M, N)
-    return mp.ops.scaled_mm.cuda.plan(a, b, *scales(), None, out, False, options.get("use_fast_accum", False))
+    return mp.ops.scaled_mm.op.modules["cuda"].plan(a, b, *scales(), None, out, False, options.get("use_fast_accum", False))
 
 
 def planned(text: str) -> tuple[str, int, int]:

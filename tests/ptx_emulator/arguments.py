@@ -89,15 +89,30 @@ def span(array: Any) -> tuple[int, int, int]:
     if hasattr(array, "untyped_storage"):
         if array.device.type != "cpu":
             raise ValueError(f"tensor arguments must be on the CPU, got {array.device}")
-        reach = sum((n - 1) * s for n, s in zip(array.shape, array.stride(), strict=True)) + 1 if array.numel() else 0
         start = array.data_ptr()
-        return start, reach * array.element_size(), (start - array.untyped_storage().data_ptr()) % 256
+        return start, reach(array), (start - array.untyped_storage().data_ptr()) % 256
     low, high = np.lib.array_utils.byte_bounds(array)
     owner = array
     while isinstance(owner.base, np.ndarray):
         owner = owner.base
     low = low if array.size else array.ctypes.data
     return low, (high - low) if array.size else 0, (low - owner.ctypes.data) % 256
+
+
+def reach(tensor: Any) -> int:
+    """Bytes from a tensor's first to its last.
+
+    A matrix whose rows are filled up to multiples of 16 bytes, and so fill their storage, has the rest of its last row too.
+    """
+    if not tensor.numel():
+        return 0
+    elements = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) + 1
+    if tensor.dim() == 2 and tensor.storage_offset() == 0:
+        (rows, columns), pitch = tensor.shape, tensor.stride(0) * tensor.element_size()
+        rounded = -(-columns * tensor.element_size() // 16) * 16
+        if pitch == rounded and rows * pitch == tensor.untyped_storage().nbytes():
+            return rows * pitch
+    return elements * tensor.element_size()
 
 
 def host_bytes(start: int, size: int) -> np.ndarray:

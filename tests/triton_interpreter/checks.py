@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ptx_emulator.arguments import reach
 from triton.runtime import interpreter
 
 
@@ -71,8 +72,7 @@ def watch(tensors: Iterable[torch.Tensor]) -> Iterator[None]:
 
 
 def extent(tensor: torch.Tensor) -> tuple[int, int]:
-    reach = 1 + sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.data_ptr(), tensor.data_ptr() + reach * tensor.element_size()
+    return tensor.data_ptr(), tensor.data_ptr() + reach(tensor)
 
 
 def united(extents: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

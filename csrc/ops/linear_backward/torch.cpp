@@ -34,8 +34,9 @@ void bind_cpu(const Tensor& grad_out, const std::optional<Tensor>& x_t,
   const Fp8 format = fp8_of(scratch.scalar_type());
   uint8_t* const q = (uint8_t*)scratch.mutable_data_ptr();
   uint8_t* const q_t = x_t ? q + aligned(codes) : nullptr;
-  const float dequant = quantize_operand("grad_out", grad_out, format, grad_scaling,
-                                         {calibrated, record, (int)margin, power_of_two}, q, q_t);
+  const float dequant =
+      quantize_operand("grad_out", grad_out, format, grad_scaling,
+                       {calibrated, record, (int)margin, power_of_two}, {q, n}, {q_t, m});
   if (weight_t)
     gradient(q, format, n, dequant, "weight_t", *weight_t, dequant_scale_weight, m, grad_x);
   if (x_t) gradient(q_t, format, m, dequant, "x_t", *x_t, dequant_scale_x, n, grad_weight);

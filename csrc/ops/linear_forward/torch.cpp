@@ -26,9 +26,9 @@ void bind_cpu(const Tensor& x, const Tensor& weight, const std::optional<Tensor>
   uint8_t* const q_x = (uint8_t*)scratch.mutable_data_ptr();
   uint8_t* const q_w = q_x + aligned(x_codes);
   const float dequant_x =
-      quantize_operand("x", x, format, x_scaling, how, q_x, codes_of("x_t", x_t, x_codes));
-  const float dequant_w = quantize_operand("weight", weight, format, weight_scaling, how, q_w,
-                                           codes_of("weight_t", weight_t, weight_codes));
+      quantize_operand("x", x, format, x_scaling, how, {q_x, k}, kept_codes_of("x_t", x_t, x));
+  const float dequant_w = quantize_operand("weight", weight, format, weight_scaling, how, {q_w, k},
+                                           kept_codes_of("weight_t", weight_t, weight));
   *(float*)dequant_scale_x.mutable_data_ptr() = dequant_x;
   *(float*)dequant_scale_weight.mutable_data_ptr() = dequant_w;
   scaled_mm::Params p{};

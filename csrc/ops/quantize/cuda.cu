@@ -114,6 +114,16 @@ __device__ __forceinline__ void encode(const uint4& v, int row, int column,
   }
 }
 
+// A whole piece in accesses of 8 or 4 bytes. Its neighbours' go to the same sectors, which L1 has.
+template <typename Access>
+__device__ __forceinline__ uint4 load_narrow(const void* address) {
+  constexpr int kWords = sizeof(Access) / 4;
+  uint32_t words[4];
+#pragma unroll
+  for (int i = 0; i < 4 / kWords; ++i) *(Access*)&words[i * kWords] = ((const Access*)address)[i];
+  return make_uint4(words[0], words[1], words[2], words[3]);
+}
+
 // Tiles that x does not fill, and rows that do not start at 16 bytes.
 template <HighPrecision kInput, Fp8 kFormat>
 __device__ __forceinline__ void encode_ragged(const QuantizeParams& p, const Tile& tile,
@@ -124,8 +134,15 @@ __device__ __forceinline__ void encode_ragged(const QuantizeParams& p, const Til
 #pragma unroll 1
   for (int i = 0; i < L::kCount; ++i, at.row += L::kStep, at.address += at.step) {
     const int left = tile.columns_of(at.row) - at.column;
-    const uint4 v = left >= L::kElements && p.aligned_x ? ptx::load_once(at.address)
-                                                        : load_elements<kInput>(at.address, left);
+    uint4 v;
+    if (left < L::kElements || p.access == 2)
+      v = load_elements<kInput>(at.address, left);
+    else if (p.access == 4)
+      v = load_narrow<uint32_t>(at.address);
+    else if (p.access == 8)
+      v = load_narrow<uint2>(at.address);
+    else
+      v = ptx::load_once(at.address);
     encode<kInput, kFormat>(v, at.row, at.column, scale_by, shared, most);
   }
 }
@@ -156,51 +173,28 @@ __device__ __forceinline__ float current_scale(const CurrentScale& current, Shar
   return shared.quant_scale;
 }
 
-// Rows of the tile to memory where they start anywhere or end anywhere. A warp takes a row; a lane
-// takes the four bytes at an aligned address, which come from two neighbouring words of codes.
-__device__ __forceinline__ void store_ragged(const uint32_t* codes, uint8_t* out, int64_t pitch,
-                                             int rows, int columns_before_last, int last_columns) {
-  const int lane = threadIdx.x % device::kWarp;
-  for (int r = threadIdx.x / device::kWarp; r < rows; r += kWarps) {
-    uint8_t* begin = out + r * pitch;
-    const int shift = (int)((uintptr_t)begin % 4),
-              columns = r == rows - 1 ? last_columns : columns_before_last;
-    // Aligned word i holds the codes 4 i - shift to 4 i - shift + 3. With a shift there are 33.
-#pragma unroll 1
-    for (int i = lane; i * 4 - shift < columns; i += device::kWarp) {
-      const uint32_t low = i > 0 ? codes[place(r, i - 1)] : 0;
-      const uint32_t high = i < kWordsPerRow ? codes[place(r, i)] : 0;
-      const uint32_t word = __funnelshift_l(low, high, 8 * shift);
-      const int first = i * 4 - shift;
-      uint8_t* address = begin + first;
-      if (first >= 0 && first + 4 <= columns) {
-        *(uint32_t*)address = word;
-      } else {
-        for (int k = 0; k < 4; ++k)
-          if (first + k >= 0 && first + k < columns) address[k] = (uint8_t)(word >> 8 * k);
-      }
-    }
-  }
-}
-
+// Rows of the tile to q, in pieces of 16 bytes: there is room for the last one of a row, except
+// where q is flat and ends in the middle of it.
 __device__ __forceinline__ void store_rows(const QuantizeParams& p, const Tile& tile,
                                            const Shared& shared) {
-  uint8_t* out = p.q + tile.row * p.columns + tile.column;
-  if (!p.aligned_q || tile.last_columns % 16 != 0) {
-    store_ragged(shared.codes, out, p.columns, tile.rows, tile.columns, tile.last_columns);
-    return;
-  }
+  uint8_t* out = p.q.data + tile.row * p.q.pitch + tile.column;
 #pragma unroll
   for (int i = 0; i < kTile * kTile / 16 / kThreads; ++i) {
     const int piece = i * kThreads + threadIdx.x, r = piece / 8, c = piece % 8 * 16;
-    if (tile.whole || c < tile.columns_of(r))
-      *(uint4*)(out + r * p.columns + c) = *(const uint4*)&shared.codes[place(r, c / 4)];
+    if (!tile.whole && c >= tile.columns_of(r)) continue;
+    const uint32_t* codes = &shared.codes[place(r, c / 4)];
+    uint8_t* address = out + r * p.q.pitch + c;
+    if (tile.whole || !p.is_flat || c + 16 <= tile.columns_of(r)) {
+      *(uint4*)address = *(const uint4*)codes;
+    } else {
+      for (int k = 0; k < tile.columns_of(r) - c; ++k) address[k] = ((const uint8_t*)codes)[k];
+    }
   }
 }
 
 // Columns of the tile to q_t. Each thread turns 16 rows of 4 codes into 4 columns of 16.
 __device__ __forceinline__ void store_columns(const QuantizeParams& p, const Tile& tile,
-                                              Shared& shared) {
+                                              const Shared& shared) {
   const int group = threadIdx.x % 8,
             word = threadIdx.x / 8;  // rows 16 group ..., columns 4 word ...
   uint32_t v[4][4];
@@ -210,23 +204,14 @@ __device__ __forceinline__ void store_columns(const QuantizeParams& p, const Til
     for (int k = 0; k < 4; ++k) v[i][k] = shared.codes[place(group * 16 + i * 4 + k, word)];
     device::transpose_4x4(v[i]);
   }
-  uint8_t* out = p.q_t + tile.column * p.rows + tile.row;
-  if (p.aligned_q_t) {
+  uint8_t* out = p.q_t.data + tile.column * p.q_t.pitch + tile.row;
 #pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      const int c = word * 4 + k;
-      if (tile.whole || (c < tile.columns && group * 16 < tile.rows))
-        *(uint4*)(out + c * p.rows + group * 16) = make_uint4(v[0][k], v[1][k], v[2][k], v[3][k]);
-    }
-    return;
+  for (int k = 0; k < 4; ++k) {
+    const int c = word * 4 + k;
+    if (tile.whole || (c < tile.columns && group * 16 < tile.rows))
+      *(uint4*)(out + c * p.q_t.pitch + group * 16) =
+          make_uint4(v[0][k], v[1][k], v[2][k], v[3][k]);
   }
-  __syncthreads();  // everyone has read the rows
-#pragma unroll
-  for (int k = 0; k < 4; ++k)
-#pragma unroll
-    for (int i = 0; i < 4; ++i) shared.codes[place(word * 4 + k, group * 4 + i)] = v[i][k];
-  __syncthreads();
-  store_ragged(shared.codes, out, p.rows, tile.columns, tile.rows, tile.rows);
 }
 
 template <HighPrecision kInput, Fp8 kFormat, Outputs kOutputs>
@@ -237,7 +222,7 @@ __device__ __forceinline__ void quantize(const QuantizeParams& p) {
   // After an amax pass over x from its begin, its end is what L2 still holds.
   const Tile tile(p, is_current ? p.tiles - 1 - blockIdx.x : blockIdx.x);
   const float quant_scale = is_current ? current_scale(p.current, shared) : *p.quant_scale;
-  const bool fast = tile.whole && p.aligned_x;
+  const bool fast = tile.whole && p.access == 16;
   const Place<kInput> at(p, tile);
   uint4 v[kInFlight];
   if (fast) {

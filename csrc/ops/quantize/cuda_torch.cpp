@@ -12,14 +12,12 @@ void bind_cuda(const Tensor& x, const Tensor& quant_scale, bool transpose, Tenso
                Tensor amax) {
   const OnDeviceOf device(x);
   device.check_fp32_scalar("quant_scale", quant_scale);
-  device.check_dense("q", q);
-  device.check_dense("q_t", q_t);
+  device.check("q", q);
+  device.check("q_t", q_t);
   device.check_fp32_scalar("amax", amax);
-  MPK_CHECK(q.numel() == x.numel() && (!transpose || q_t.numel() == x.numel()),
-            "q and q_t must have the size of x");
   const HighPrecision input = high_precision_of(x.scalar_type());
-  QuantizePlan plan = plan_quantize(rows_of("x", x), input, (uint8_t*)q.mutable_data_ptr(),
-                                    transpose ? (uint8_t*)q_t.mutable_data_ptr() : nullptr);
+  QuantizePlan plan = plan_quantize(rows_of("x", x), input, code_rows_of("q", q, x, false),
+                                    transpose ? code_rows_of("q_t", q_t, x, true) : CodeRows{});
   plan.params.quant_scale = (const float*)quant_scale.const_data_ptr();
   plan.params.amax = (uint32_t*)amax.mutable_data_ptr();
   quantize_cuda(plan, input, fp8_of(q.scalar_type()), device.stream());

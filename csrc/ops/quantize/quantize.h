@@ -12,8 +12,8 @@ struct Params {
   HighPrecision input;
   Fp8 format;
   float quant_scale;
-  uint8_t* q;    // dense, of the tensor's shape
-  uint8_t* q_t;  // dense, of the transposed shape; null if not asked for
+  CodeRows q;    // of the tensor's shape
+  CodeRows q_t;  // of the transposed shape
 };
 
 // Returns max |x|.

@@ -27,14 +27,14 @@ struct QuantizeParams {
   const void* x;
   int64_t rows, columns, pitch;  // as they lie in memory
   int64_t last_columns;          // of the last row: less than `columns` where x is flat
-  uint8_t* q;                    // rows as those of x
-  uint8_t* q_t;                  // rows are columns of x
+  CodeRows q;                    // rows as those of x
+  CodeRows q_t;                  // rows are columns of x
   const float* quant_scale;
   uint32_t* amax;  // FP32 bits; null: not wanted
   CurrentScale current;
   uint32_t tiles, tiles_across;
-  // Whether every row of it starts at 16 bytes (and, of q and q_t, is a multiple of them long).
-  bool aligned_x, aligned_q, aligned_q_t;
+  int access;    // bytes: the widest access, at most 16, that the begin of every row of x allows
+  bool is_flat;  // q ends with its last element, not after 16 bytes
 };
 
 // Which of its outputs a kernel has.
@@ -46,20 +46,18 @@ struct QuantizePlan {
   LaunchShape shape;  // no blocks if x is empty
 };
 
-inline bool is_aligned(const void* base, int64_t row_bytes) {
-  return (uintptr_t)base % 16 == 0 && row_bytes % 16 == 0;
-}
-
-// q, q_t: dense, of the tensor's shape and its transpose; null if not wanted. The scale and amax
-// are for the caller to fill in.
-inline QuantizePlan plan_quantize(Rows x, HighPrecision input, uint8_t* q, uint8_t* q_t) {
+// q, q_t: of the tensor's shape and its transpose. The scale and amax are for the caller to fill
+// in.
+inline QuantizePlan plan_quantize(Rows x, HighPrecision input, CodeRows q, CodeRows q_t) {
   if (x.transposed) std::swap(q, q_t);
   int64_t last_columns = x.columns;
-  if (!q_t && x.is_dense()) {  // flat: rows of one tile's width, the last one as long as it is
+  const bool is_flat = !q_t.data && x.is_dense() && (x.rows <= 1 || q.pitch == x.columns);
+  if (is_flat) {  // flat: rows of one tile's width, the last one as long as it is
     const int64_t numel = x.rows * x.columns;
     const int64_t rows = (numel + kTile - 1) / kTile;
     last_columns = numel - (rows - 1) * kTile;
     x = {x.data, rows, kTile, kTile, false};
+    q.pitch = kTile;
   }
   QuantizeParams p{};
   p.x = x.data;
@@ -68,9 +66,10 @@ inline QuantizePlan plan_quantize(Rows x, HighPrecision input, uint8_t* q, uint8
   const int64_t across = (x.columns + kTile - 1) / kTile, down = (x.rows + kTile - 1) / kTile;
   p.tiles = (uint32_t)(across * down), p.tiles_across = (uint32_t)across;
   const int64_t element = input == HighPrecision::kFloat32 ? 4 : 2;
-  p.aligned_x = is_aligned(x.data, x.pitch * element);
-  p.aligned_q = is_aligned(q, x.columns), p.aligned_q_t = is_aligned(q_t, x.rows);
-  const Outputs outputs = !q_t ? Outputs::kQ : q ? Outputs::kBoth : Outputs::kQT;
+  const uint64_t begins = (uint64_t)x.data | (uint64_t)(x.pitch * element) | 16;
+  p.access = (int)(begins & -begins);  // the lowest bit
+  p.is_flat = is_flat;
+  const Outputs outputs = !q_t.data ? Outputs::kQ : q.data ? Outputs::kBoth : Outputs::kQT;
   return {p, outputs, {{p.tiles}, {kThreads}}};
 }
 

@@ -12,17 +12,15 @@ void bind_cpu(const Tensor& x, const Tensor& quant_scale, bool transpose, Tensor
               Tensor amax) {
   check_cpu("x", x);
   check_fp32_scalar("quant_scale", quant_scale);
-  check_dense("q", q);
-  check_dense("q_t", q_t);
+  check_cpu("q", q);
+  check_cpu("q_t", q_t);
   check_fp32_scalar("amax", amax);
-  MPK_CHECK(q.numel() == x.numel() && (!transpose || q_t.numel() == x.numel()),
-            "q and q_t must have the size of x");
   const Params params{rows_of("x", x),
                       high_precision_of(x.scalar_type()),
                       fp8_of(q.scalar_type()),
                       *(const float*)quant_scale.const_data_ptr(),
-                      (uint8_t*)q.mutable_data_ptr(),
-                      transpose ? (uint8_t*)q_t.mutable_data_ptr() : nullptr};
+                      code_rows_of("q", q, x, false),
+                      transpose ? code_rows_of("q_t", q_t, x, true) : CodeRows{}};
   *(float*)amax.mutable_data_ptr() = quantize_cpu(params);
 }
 

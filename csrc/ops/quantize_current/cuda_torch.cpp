@@ -16,13 +16,11 @@ void bind_cuda(const Tensor& x, int64_t margin, bool power_of_two, bool transpos
                Tensor q, Tensor q_t, Tensor amax, Tensor quant_scale, Tensor dequant_scale) {
   const OnDeviceOf device(x);
   device.check_dense("partials", partials);
-  device.check_dense("q", q);
-  device.check_dense("q_t", q_t);
+  device.check("q", q);
+  device.check("q_t", q_t);
   device.check_fp32_scalar("amax", amax);
   device.check_fp32_scalar("quant_scale", quant_scale);
   device.check_fp32_scalar("dequant_scale", dequant_scale);
-  MPK_CHECK(q.numel() == x.numel() && (!transpose || q_t.numel() == x.numel()),
-            "q and q_t must have the size of x");
   MPK_CHECK(partials.scalar_type() == ScalarType::Float && partials.numel() >= amax::kMostPartials,
             "partials must hold a float32 for each block");
   const HighPrecision input = high_precision_of(x.scalar_type());
@@ -40,8 +38,8 @@ void bind_cuda(const Tensor& x, int64_t margin, bool power_of_two, bool transpos
   auto* const words = (uint32_t*)partials.mutable_data_ptr();
   const int count = amax::partial_amaxes_cuda(rows, input, words, device.facts(), device.stream());
   quantize::QuantizePlan plan =
-      quantize::plan_quantize(rows, input, (uint8_t*)q.mutable_data_ptr(),
-                              transpose ? (uint8_t*)q_t.mutable_data_ptr() : nullptr);
+      quantize::plan_quantize(rows, input, code_rows_of("q", q, x, false),
+                              transpose ? code_rows_of("q_t", q_t, x, true) : CodeRows{});
   plan.params.current = {words, count, rule, amax_out, quant_scale_out, dequant_scale_out};
   quantize::quantize_cuda(plan, input, rule.format, device.stream());
 }

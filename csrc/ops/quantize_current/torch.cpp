@@ -15,13 +15,11 @@ namespace {
 void bind_cpu(const Tensor& x, int64_t margin, bool power_of_two, bool transpose, Tensor q,
               Tensor q_t, Tensor amax, Tensor quant_scale, Tensor dequant_scale) {
   check_cpu("x", x);
-  check_dense("q", q);
-  check_dense("q_t", q_t);
+  check_cpu("q", q);
+  check_cpu("q_t", q_t);
   check_fp32_scalar("amax", amax);
   check_fp32_scalar("quant_scale", quant_scale);
   check_fp32_scalar("dequant_scale", dequant_scale);
-  MPK_CHECK(q.numel() == x.numel() && (!transpose || q_t.numel() == x.numel()),
-            "q and q_t must have the size of x");
   const HighPrecision input = high_precision_of(x.scalar_type());
   const Fp8 format = fp8_of(q.scalar_type());
   const Rows rows = rows_of("x", x);
@@ -30,8 +28,8 @@ void bind_cpu(const Tensor& x, int64_t margin, bool power_of_two, bool transpose
   const float largest = amax::amax_cpu(rows.data, input, x.numel());
   const compute_scale::Scales scales =
       compute_scale::compute_scale_cpu(largest, format, (int)margin, power_of_two, nullptr);
-  quantize::quantize_cpu({rows, input, format, scales.quant, (uint8_t*)q.mutable_data_ptr(),
-                          transpose ? (uint8_t*)q_t.mutable_data_ptr() : nullptr});
+  quantize::quantize_cpu({rows, input, format, scales.quant, code_rows_of("q", q, x, false),
+                          transpose ? code_rows_of("q_t", q_t, x, true) : CodeRows{}});
   *(float*)amax.mutable_data_ptr() = largest;
   *(float*)quant_scale.mutable_data_ptr() = scales.quant;
   *(float*)dequant_scale.mutable_data_ptr() = scales.dequant;

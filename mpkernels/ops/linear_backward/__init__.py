@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...checks import check_device, check_dtype, check_scalar
+from ...checks import check_device, check_dtype, check_k_major, check_scalar
 from ...dispatch import Op
 from ...formats import FP8_DTYPES, HIGH_PRECISION_DTYPES
 from ...operands import check_scaling, quantize_operand
@@ -33,6 +33,7 @@ def _check_kept(name: str, kept: Tensor | None, dequant_scale: Tensor | None, co
     check_dtype(name, kept.dtype, FP8_DTYPES)
     if kept.dim() != 2 or kept.shape[1] != columns:
         raise ValueError(f"{name} must be (K, {columns}), got shape {tuple(kept.shape)}")
+    check_k_major(name, kept)
     check_device(name, kept, device)
     check_scalar(f"{name}'s dequant scale", dequant_scale, device)
 

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ... import native
 from ...layout import CODES_ALIGNMENT, dense_either_way
-from ..scaled_mm.cpu import k_major
 
 TARGETS = ("default", "avx2", "avx512", "avx512_bf16")
 _kernel = native.cpu_kernel("linear_backward")
@@ -38,10 +37,6 @@ def run(
     fast_dgrad: bool,
     fast_wgrad: bool,
 ) -> None:
-    if x_t is not None:
-        x_t = k_major(x_t)
-    if weight_t is not None:
-        weight_t = k_major(weight_t)
     codes = grad_out.numel()
     scratch = grad_out.new_empty(codes + CODES_ALIGNMENT + codes, dtype=dtype)  # the codes, and those of the transpose
     kept = (x_t, dequant_scale_x, weight_t, dequant_scale_weight)

@@ -10,6 +10,7 @@ from torch import Tensor
 from ...checks import check_device, check_dtype
 from ...dispatch import Op
 from ...formats import FP8_DTYPES, HIGH_PRECISION_DTYPES
+from ...layout import new_fp8_matrix
 from ...operands import check_scaling, quantize_operand
 from ..compute_scale import check_margin
 from ..quantize import op as quantize
@@ -91,8 +92,8 @@ def _outputs(
 ) -> tuple[Tensor, ...]:
     (M, K), N = x.shape, weight.shape[0]
     out = x.new_empty((M, N), dtype=out_dtype)
-    x_t = x.new_empty((K, M) if keep_x else 0, dtype=dtype)
-    weight_t = x.new_empty((K, N) if keep_weight else 0, dtype=dtype)
+    x_t = new_fp8_matrix(x, K, M, dtype) if keep_x else x.new_empty(0, dtype=dtype)
+    weight_t = new_fp8_matrix(x, K, N, dtype) if keep_weight else x.new_empty(0, dtype=dtype)
     dequant_scale_x = x.new_empty((), dtype=torch.float32)
     return out, x_t, dequant_scale_x, weight_t, torch.empty_like(dequant_scale_x)
 
@@ -177,8 +178,8 @@ def linear_forward(
         backend: None picks the first able backend; a name runs that one, for each part, or raises.
 
     Returns:
-        out (M, N) of out_dtype; x_t (K, M) and weight_t (K, N) of dtype, or (0,); their dequant scales, () float32, which are
-        copies: the buffers may change before backward.
+        out (M, N) of out_dtype; x_t (K, M) and weight_t (K, N) of dtype, laid out as by `quantize`, or (0,); their dequant
+        scales, () float32, which are copies: the buffers may change before backward.
 
     Numerics:
         By definition the bytes of the parts in turn, see `quantize`, `quantize_current`, `scaled_mm`.

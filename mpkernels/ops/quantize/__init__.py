@@ -10,6 +10,7 @@ from torch import Tensor
 from ...checks import check_dtype, check_scalar
 from ...dispatch import Op
 from ...formats import FP8_DTYPES, HIGH_PRECISION_DTYPES
+from ...layout import ROW_BYTES, new_fp8_matrix
 
 
 class Quantized(NamedTuple):
@@ -30,8 +31,11 @@ def check_input(x: Tensor, dtype: torch.dtype, transpose: bool) -> None:
 
 def new_codes(x: Tensor, dtype: torch.dtype, transpose: bool) -> tuple[Tensor, Tensor]:
     """(q, q_t), uninitialised. Without the transpose q_t is (0,): a torch operator cannot return None."""
-    q = torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
-    return q, q.new_empty((x.shape[1], x.shape[0])) if transpose else q.new_empty(0)
+    if x.dim() != 2 or x.shape[1] % ROW_BYTES == 0:
+        q = torch.empty_like(x, dtype=dtype, memory_format=torch.contiguous_format)
+    else:
+        q = new_fp8_matrix(x, x.shape[0], x.shape[1], dtype)
+    return q, new_fp8_matrix(x, x.shape[1], x.shape[0], dtype) if transpose else q.new_empty(0)
 
 
 def _check(x: Tensor, quant_scale: Tensor, dtype: torch.dtype, transpose: bool) -> None:
@@ -78,7 +82,9 @@ def quantize(
         backend: None picks the first able backend; a name runs that one or raises.
 
     Returns:
-        q: x's shape, contiguous. q_t: (K, M), contiguous, the transpose of q, or None. amax: () float32, max |x| before scaling.
+        q: x's shape. q_t: (K, M), the transpose of q, or None. amax: () float32, max |x| before scaling.
+        A matrix has adjacent columns and rows that begin at multiples of 16 bytes, as FP8 matmuls want them: strides
+        (columns rounded up to 16, 1). What lies between the rows is unspecified. Other shapes are contiguous.
 
     Numerics:
         x is widened to FP32 (exact), multiplied in FP32 (one rounding), rounded to nearest with ties to even, then saturated:
@@ -94,7 +100,8 @@ def quantize(
         BackendUnavailable: the named backend cannot run these arguments (the message says why).
 
     Memory, launches:
-        Reads each element once (2 or 4 B), writes 1 B, or 2 B with the transpose; one kernel; no device synchronisation.
+        Reads each element once (2 or 4 B), writes 1 B, or 2 B with the transpose, and up to 15 B after each row; one kernel; no
+        device synchronisation.
 
     Source:
         OCP 8-bit Floating Point Specification (OFP8) v1.0: the encodings, and conversion in saturating mode.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -67,32 +69,40 @@ def quantize_tile(
     rows,
     columns,
     pitch,
+    pitch_q,
+    pitch_q_t,
     E5M2: tl.constexpr,
     BY_INSTRUCTION: tl.constexpr,
     BACKWARDS: tl.constexpr,
+    MULTIPLE: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Codes q (rows, columns) and q_t (columns, rows) of x, whose rows are `pitch` apart; either may be None.
+    """Codes q (rows, columns) and q_t (columns, rows) of x; either may be None. Rows are pitches apart.
 
+    Rows of q and q_t are filled up to their pitch, a multiple of 16, so that a thread's codes leave together at the edges too.
+    columns and pitch of x are counted in units of MULTIPLE: of an argument Triton sees only whether 16 divides it, and would load
+    element by element where it does not.
     The input tile is transposed and encoded again, not the codes: moving 16-bit elements through shared memory is as
     cheap as it gets in Triton, bytes go one at a time.
     """
     program = tl.program_id(0)
     if BACKWARDS:
         program = tl.num_programs(0) - 1 - program
+    columns *= MULTIPLE
     across = tl.cdiv(columns, COLUMNS)
     top, left = (program // across) * ROWS, (program % across) * COLUMNS
     row, column = top + tl.arange(0, ROWS), left + tl.arange(0, COLUMNS)
     factor = tl.load(quant_scale)
-    source = x + row.to(tl.int64)[:, None] * pitch + column[None, :]
+    source = x + row.to(tl.int64)[:, None] * MULTIPLE * pitch + column[None, :]
     if (top + ROWS <= rows) & (left + COLUMNS <= columns):
         value = tl.load(source)
         if q is not None:
-            tl.store(q + row.to(tl.int64)[:, None] * columns + column[None, :], encode(value, factor, E5M2, BY_INSTRUCTION))
+            tl.store(q + row.to(tl.int64)[:, None] * pitch_q + column[None, :], encode(value, factor, E5M2, BY_INSTRUCTION))
         if q_t is not None:
             tl.store(
-                q_t + column.to(tl.int64)[:, None] * rows + row[None, :], encode(tl.trans(value), factor, E5M2, BY_INSTRUCTION)
+                q_t + column.to(tl.int64)[:, None] * pitch_q_t + row[None, :],
+                encode(tl.trans(value), factor, E5M2, BY_INSTRUCTION),
             )
         if amax_bits is not None:
             tl.atomic_max(amax_bits, tl.max(tl.max(magnitude_bits(value), 1), 0), sem="relaxed")
@@ -101,16 +111,15 @@ def quantize_tile(
         value = tl.load(source, mask=inside, other=0.0)
         if q is not None:
             tl.store(
-                q + row.to(tl.int64)[:, None] * columns + column[None, :],
+                q + row.to(tl.int64)[:, None] * pitch_q + column[None, :],
                 encode(value, factor, E5M2, BY_INSTRUCTION),
-                mask=inside,
+                mask=(row < rows)[:, None] & (column < pitch_q)[None, :],
             )
         if q_t is not None:
-            inside_t = (column < columns)[:, None] & (row < rows)[None, :]
             tl.store(
-                q_t + column.to(tl.int64)[:, None] * rows + row[None, :],
+                q_t + column.to(tl.int64)[:, None] * pitch_q_t + row[None, :],
                 encode(tl.trans(value), factor, E5M2, BY_INSTRUCTION),
-                mask=inside_t,
+                mask=(column < columns)[:, None] & (row < pitch_q_t)[None, :],
             )
         if amax_bits is not None:
             tl.atomic_max(amax_bits, tl.max(tl.max(magnitude_bits(value), 1), 0), sem="relaxed")
@@ -139,7 +148,7 @@ def write_codes(
         "BY_INSTRUCTION": by_instruction,
         "BACKWARDS": backwards,
     }
-    if q_t is None and x.is_contiguous():
+    if q_t is None and x.is_contiguous() and q.is_contiguous():
         grid = triton_launch.cdiv(x.numel(), PROGRAM)
         args: tuple[object, ...] = (x, quant_scale, codes, bits, x.numel())
         block = at_a_time(x, WARPS)
@@ -153,7 +162,9 @@ def write_codes(
     if x.stride(1) != 1:  # adjacent along columns: its transpose has rows, and the outputs change places
         x, codes, codes_t = x.t(), codes_t, codes  # type: ignore[assignment]  # either may be None
     rows, columns = x.shape
-    sizes = {"ROWS": TILE_ROWS, "COLUMNS": at_a_time(x, TILE_WARPS) // TILE_ROWS}
+    multiple = math.gcd(16, columns, x.stride(0))
+    pitches = (0 if c is None else c.stride(0) for c in (codes, codes_t))
+    sizes = {"MULTIPLE": multiple, "ROWS": TILE_ROWS, "COLUMNS": at_a_time(x, TILE_WARPS) // TILE_ROWS}
     grid = triton_launch.cdiv(rows, sizes["ROWS"]) * triton_launch.cdiv(columns, sizes["COLUMNS"])
-    args = (x, quant_scale, codes, codes_t, bits, rows, columns, x.stride(0))
+    args = (x, quant_scale, codes, codes_t, bits, rows, columns // multiple, x.stride(0) // multiple, *pitches)
     triton_launch.launch(quantize_tile, grid, args, constants | sizes, num_warps=TILE_WARPS)

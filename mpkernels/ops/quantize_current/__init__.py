@@ -67,7 +67,7 @@ def quantize_current(
         backend: None picks the first able backend; a name runs that one or raises.
 
     Returns:
-        q: x's shape, contiguous. q_t: (K, M), contiguous, or None. amax, quant_scale, dequant_scale: () float32.
+        q, q_t: as `quantize`, rows of matrices at multiples of 16 bytes. amax, quant_scale, dequant_scale: () float32.
 
     Numerics:
         By definition the bytes of the three ops in turn; see there. Where x holds Inf or NaN, or nothing but zeros, there is no

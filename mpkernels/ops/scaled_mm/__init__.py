@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...checks import check_device, check_disjoint, check_dtype, check_scalar
+from ...checks import check_device, check_disjoint, check_dtype, check_k_major, check_scalar
 from ...dispatch import Op
 from ...formats import FP8_DTYPES, HIGH_PRECISION_DTYPES
 
@@ -19,6 +19,8 @@ def _check_operands(a: Tensor, b: Tensor, dequant_scale_a: Tensor, dequant_scale
         raise ValueError(f"a must have shape (M, K), got {tuple(a.shape)}")
     if b.dim() != 2 or b.shape[1] != a.shape[1]:
         raise ValueError(f"b must have shape (N, K) with a's K = {a.shape[1]}, got {tuple(b.shape)}")
+    check_k_major("a", a)
+    check_k_major("b", b)
     device = a.device
     check_device("b", b, device)
     check_scalar("dequant_scale_a", dequant_scale_a, device)
@@ -140,9 +142,10 @@ def scaled_mm(
         out[i, j] = (sum_k a[i, k] * b[j, k]) * (dequant_scale_a * dequant_scale_b) + bias[j] [+ out[i, j]]
 
     Args:
-        a: (M, K), float8_e4m3fn | float8_e5m2. M, N and K may be any size, 0 included. Unit stride along K is the fast layout;
-            rows may be any distance apart, and other strides work at the price of a copy.
-        b: (N, K), float8_e4m3fn | float8_e5m2, which need not be a's; same device.
+        a: (M, K), float8_e4m3fn | float8_e5m2. M, N and K may be any size, 0 included. Elements adjacent along K; rows any
+            distance apart. Rows that begin at multiples of 16 bytes, as `quantize` makes them, are read in place; the GPU
+            backends copy an operand whose rows do not, or overlap.
+        b: (N, K), float8_e4m3fn | float8_e5m2, which need not be a's; same device; layout as a's.
         dequant_scale_a, dequant_scale_b: () float32, same device. They multiply the FP8 values.
         bias: (N,), float32 | bfloat16 | float16, or None.
         out_dtype: bfloat16 | float16 | float32. With `out` it must be out's dtype, or be left alone.
@@ -165,12 +168,13 @@ def scaled_mm(
 
     Raises:
         TypeError: a dtype that is not listed above, or a scale that is not a float32 tensor of shape ().
-        ValueError: shapes that do not fit, another device, an `out` that is not row-major or overlaps an input, accumulate
-            without out.
+        ValueError: shapes that do not fit, another device, a or b transposed or otherwise not adjacent along K, an `out` that is
+            not row-major or overlaps an input, accumulate without out.
         BackendUnavailable: the named backend cannot run these arguments (the message says why).
 
     Memory, launches:
         Reads (M + N) K bytes, writes M N elements once (and reads them to accumulate); one kernel; no device synchronisation.
+        An operand that a GPU backend has to copy costs 2 bytes an element and a launch more.
         On the CPU up to 2.7 MiB of scratch a thread is kept for the next call.
 
     Source: the contract is that of torch._scaled_mm with scalar scales and of cuBLASLt's FP8 matmul, NT layout.

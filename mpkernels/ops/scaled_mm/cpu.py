@@ -1,4 +1,4 @@
-"""Compiled CPU kernels: csrc/ops/scaled_mm/cpu*.cpp. They want K contiguous; anything else is copied first (FP8: cheap)."""
+"""Compiled CPU kernels: csrc/ops/scaled_mm/cpu*.cpp. Rows may begin anywhere."""
 
 from __future__ import annotations
 
@@ -28,9 +28,4 @@ def run(
 ) -> None:
     if bias is not None:
         bias = bias.contiguous()
-    _kernel(k_major(a), k_major(b), dequant_scale_a, dequant_scale_b, bias, out, accumulate)
-
-
-def k_major(x: Tensor) -> Tensor:
-    """The matrix itself where K is contiguous in memory, else a copy."""
-    return x if x.stride(1) == 1 or x.shape[1] <= 1 else x.contiguous()
+    _kernel(a, b, dequant_scale_a, dequant_scale_b, bias, out, accumulate)

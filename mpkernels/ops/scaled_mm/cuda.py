@@ -1,8 +1,8 @@
 """CUDA kernels: csrc/ops/scaled_mm/sm*.cu, one file for each generation of tensor cores.
 
-They want K contiguous and rows that begin at multiples of 16 bytes, which is how memory reaches shared memory 16 bytes at a
-time. An operand that differs is copied first (1 byte an element, read and written): one whose K is no multiple of 16, a
-transposed or sliced view, an expanded row. What to pass for speed: (rows, K) with K a multiple of 16, or rows padded to one.
+They want rows that begin at multiples of 16 bytes, which is how memory reaches shared memory 16 bytes at a time. The
+quantiser's do, whatever K is. An operand that differs is copied first (1 byte an element, read and written): a contiguous one
+whose K is no multiple of 16, a slice that begins or ends elsewhere, an expanded row.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ... import native
+from ...layout import ROW_BYTES, has_aligned_rows, with_aligned_rows
 
 TARGETS = ("sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_120", "sm_121")
-ROW_BYTES = 16  # rows begin at multiples of this
 
 
 @functools.cache
@@ -43,7 +43,8 @@ def run(
 ) -> None:
     if bias is not None:
         bias = bias.contiguous()
-    arguments = (_rows(a), _rows(b), dequant_scale_a, dequant_scale_b, bias, out, accumulate, use_fast_accum)
+    a, b = with_aligned_rows(a), with_aligned_rows(b)
+    arguments = (a, b, dequant_scale_a, dequant_scale_b, bias, out, accumulate, use_fast_accum)
     size = _workspace_bytes(*arguments)
     workspace = a.new_empty(size, dtype=torch.uint8) if size else None
     native.cuda.scaled_mm(*arguments, workspace)
@@ -85,23 +86,17 @@ def plan(
     use_fast_accum: bool,
 ) -> str:
     """What `run` would launch, in words."""
-    copied = [name for name, x in (("a", a), ("b", b)) if not _is_fast(x)]
+    copied = [name for name, x in (("a", a), ("b", b)) if not has_aligned_rows(x)]
     bias = None if bias is None else bias.contiguous()
-    arguments = (_rows(a), _rows(b), dequant_scale_a, dequant_scale_b, bias, out, accumulate, use_fast_accum)
+    arguments = (
+        with_aligned_rows(a),
+        with_aligned_rows(b),
+        dequant_scale_a,
+        dequant_scale_b,
+        bias,
+        out,
+        accumulate,
+        use_fast_accum,
+    )
     text = str(native.cuda.scaled_mm_plan(*arguments))
     return text + "".join(f"; {name} is copied first: its rows do not begin at multiples of {ROW_BYTES} bytes" for name in copied)
-
-
-def _is_fast(x: Tensor) -> bool:
-    rows, K = x.shape
-    if K == 0:
-        return True
-    pitch, step = x.stride()
-    return (step == 1 or K == 1) and (rows <= 1 or (pitch % ROW_BYTES == 0 and pitch >= K)) and x.data_ptr() % ROW_BYTES == 0
-
-
-def _rows(x: Tensor) -> Tensor:
-    if _is_fast(x):
-        return x
-    rows, K = x.shape
-    return x.new_empty(rows, -(-K // ROW_BYTES) * ROW_BYTES)[:, :K].copy_(x)

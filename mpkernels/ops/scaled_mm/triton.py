@@ -1,8 +1,8 @@
 """Triton kernels: one that loads through pointers, for every architecture, and a persistent one that loads by TMA (sm_90 on).
 
-Both want K adjacent, 16-byte aligned rows and a K that is a multiple of 16; anything else is copied first, K filled up with
-zeros, which add nothing. Both operands are loaded as (rows, K) tiles and b is transposed for the dot: loading b as (K, rows)
-would make Triton permute bytes in the inner loop on sm_89.
+Both want rows that begin at multiples of 16 bytes, as the quantiser makes them; others are copied first. Both operands are loaded
+as (rows, K) tiles and b is transposed for the dot: loading b as (K, rows) would make Triton permute bytes in the inner loop on
+sm_89.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ... import triton_launch, tuning
+from ...layout import ROW_BYTES, with_aligned_rows
 from ...triton_launch import Target
 
 TARGETS = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_103", "sm_120", "gfx950")
-PITCH = 16  # bytes: TMA and 128-bit loads want rows to start at multiples of it
 FORMATS = {torch.float8_e4m3fn: "e4m3", torch.float8_e5m2: "e5m2"}
 UNIT_EXPONENT = 127  # 2^0 as UE8M0
 
@@ -192,16 +192,24 @@ def scaled_mm_pointers(
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
 ):
-    """One tile of out a program. DECODED: the power of two that decoding left out."""
+    """One tile of out a program. DECODED: the power of two that decoding left out.
+
+    A mask along K that is no multiple of 16 would make each byte a load of its own, so only the last block of K has one.
+    """
     top, left = tile_of(tl.program_id(0), M, N, BLOCK_M, BLOCK_N, GROUP_M)
     row, column, k = top + tl.arange(0, BLOCK_M), left + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K)
     a_block = a + row.to(tl.int64)[:, None] * pitch_a + k[None, :]
     b_block = b + column.to(tl.int64)[:, None] * pitch_b + k[None, :]
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for at in range(0, K, BLOCK_K):
-        in_k = (at + k < K)[None, :]
-        x = tl.load(a_block + at, mask=(row < M)[:, None] & in_k, other=0.0)
-        y = tl.load(b_block + at, mask=(column < N)[:, None] & in_k, other=0.0)
+    whole = K // BLOCK_K * BLOCK_K
+    for at in range(0, whole, BLOCK_K):
+        x = tl.load(a_block + at, mask=(row < M)[:, None], other=0.0)
+        y = tl.load(b_block + at, mask=(column < N)[:, None], other=0.0)
+        total = accumulate_product(x, y, total, DOT, A, B, PROMOTE, EXPONENT)
+    if whole < K:
+        in_k = (whole + k < K)[None, :]
+        x = tl.load(a_block + whole, mask=(row < M)[:, None] & in_k, other=0.0)
+        y = tl.load(b_block + whole, mask=(column < N)[:, None] & in_k, other=0.0)
         total = accumulate_product(x, y, total, DOT, A, B, PROMOTE, EXPONENT)
     dequant_scale = tl.load(dequant_scale_a) * tl.load(dequant_scale_b)
     write_tile(total * DECODED, out, bias, dequant_scale, row, column, M, N, pitch_out, ACCUMULATE)
@@ -251,7 +259,7 @@ def configurations(
     a: Tensor, b: Tensor, _scale_a: Tensor, _scale_b: Tensor, _bias: object, out: Tensor, _accumulate: bool, use_fast_accum: bool
 ) -> tuple[tuning.Key, list[tuning.Choice]]:
     """For mpkernels.tune: the key, and all rows of the table for the GPU, each also with a shorter pipeline."""
-    target, (M, N), K = triton_launch.target(a), out.shape, aligned(a).shape[1]
+    target, (M, N), K = triton_launch.target(a), out.shape, a.shape[1]
     if not (out.numel() and K):
         raise ValueError(f"there is nothing to multiply in a ({M}, {K}) and b ({N}, {K})")
     family = family_of(target)
@@ -270,11 +278,10 @@ def run(
     accumulate: bool,
     use_fast_accum: bool,
 ) -> None:
-    M, N = out.shape
+    M, N, K = out.shape[0], out.shape[1], a.shape[1]
     if out.numel() == 0:
         return
-    a, b, bias = aligned(a), aligned(b), None if bias is None else bias.contiguous()
-    K = a.shape[1]
+    a, b, bias = with_aligned_rows(a), with_aligned_rows(b), None if bias is None else bias.contiguous()
     target = triton_launch.target(a)
     config = config_for(target, M, N, K, use_fast_accum)
     tiles = triton_launch.cdiv(M, config.block_m) * triton_launch.cdiv(N, config.block_n)
@@ -295,20 +302,14 @@ def run(
     if config.dot == "decode":
         constants["DECODED"] = 2.0 ** (8 * sum(FORMATS[x.dtype] == "e4m3" for x in (a, b)))
         codes = a.view(torch.uint8), b.view(torch.uint8)
-    pitches = (a.stride(0), b.stride(0), out.stride(0))
+    pitches = (pitch_of(a), pitch_of(b), out.stride(0))
     triton_launch.launch(scaled_mm_pointers, tiles, (*codes, *scalars, *pitches), constants | tile, **config.resources)
 
 
-def aligned(x: Tensor) -> Tensor:
-    """X with adjacent K and rows that start at multiples of 16 bytes; K is filled up with zeros to a multiple of 16."""
-    rows, K = x.shape
-    if K % PITCH == 0 and (x.stride(1) == 1 or K <= 1) and x.stride(0) % PITCH == 0 and x.data_ptr() % PITCH == 0:
-        return x
-    padded = x.new_empty((rows, -(-K // PITCH) * PITCH))
-    padded[:, :K].copy_(x)
-    padded.view(torch.uint8)[:, K:].zero_()
-    return padded
+def pitch_of(x: Tensor) -> int:
+    """A multiple of 16, which Triton and TMA must be told. With one row any will do."""
+    return x.stride(0) if x.shape[0] > 1 else -(-x.shape[1] // ROW_BYTES) * ROW_BYTES
 
 
 def describe(x: Tensor, rows: int, columns: int) -> TensorDescriptor:
-    return TensorDescriptor(x, list(x.shape), [x.stride(0), 1], [rows, columns])
+    return TensorDescriptor(x, list(x.shape), [pitch_of(x), 1], [rows, columns])
